@@ -1,0 +1,73 @@
+"""One answer per photo from what several people said.
+
+An adjudication wins over first answers. Otherwise more than half of the people who decided must
+agree, first on keeping the photo, then (among those who keep it) on the background; a photo without
+such a majority stays unsettled. Who skips a photo has not decided.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import pyarrow as pa
+
+__all__ = ["settle"]
+
+Answer = dict[str, Any]
+
+
+def _majority(values: Sequence[Hashable]) -> tuple[Hashable] | None:
+    """The value that more than half hold, in a tuple because it may be None; None without one."""
+    value, count = Counter(values).most_common(1)[0]
+    return (value,) if 2 * count > len(values) else None
+
+
+def _settle_photo(photo_id: str, answers: Sequence[Answer]) -> Answer | None:
+    adjudicated = [a for a in answers if a["round"] == "adjudication"]
+    decided = [a for a in adjudicated or answers if a["decision"] != "skip"]
+    if not decided:
+        return None
+    decision = _majority([a["decision"] for a in decided])
+    if decision is None:
+        return None
+    agreeing = [a for a in decided if (a["decision"],) == decision]
+    background = _majority([a["background"] for a in agreeing])
+    if background is None:
+        return None
+    agreeing = [a for a in agreeing if (a["background"],) == background]
+    second = _majority([a["background_second"] for a in agreeing])
+    first_answers = [a for a in answers if a["round"] == "first" and a["decision"] != "skip"]
+    same = [
+        a for a in first_answers if ((a["decision"],), (a["background"],)) == (decision, background)
+    ]
+    return {
+        "photo_id": photo_id,
+        "decision": agreeing[0]["decision"],
+        "background": agreeing[0]["background"],
+        "background_second": second[0] if second is not None else None,
+        "annotators": len({a["annotator"] for a in answers if a["decision"] != "skip"}),
+        "agreement": len(same) / len(first_answers) if first_answers else 1.0,
+        "settled_by": _settled_by(decided, adjudicated=bool(adjudicated)),
+    }
+
+
+def _settled_by(decided: Sequence[Answer], *, adjudicated: bool) -> str:
+    if adjudicated:
+        return "adjudication"
+    if len(decided) > 1:
+        return "majority"
+    return "import" if decided[0]["source"].startswith("import:") else "single"
+
+
+def settle(annotations: pa.Table) -> list[Answer]:
+    """Rows of `labels` for the photos that the annotations settle, by photo_id."""
+    rows = sorted(annotations.to_pylist(), key=itemgetter("photo_id", "round", "annotator"))
+    settled = (
+        _settle_photo(photo_id, list(answers))
+        for photo_id, answers in groupby(rows, key=itemgetter("photo_id"))
+    )
+    return [label for label in settled if label is not None]

@@ -1,0 +1,223 @@
+"""Accuracies, intervals and drops: the only place where they are computed.
+
+Everything takes and gives NumPy arrays; fractions run from 0 to 1. Accuracy over several classes
+is class-balanced (the mean of the classes' accuracies) unless a name says `plain`, as in the
+CounterAnimal paper (appendix B).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["GroupAccuracy", "SplitAccuracy", "bootstrap_interval", "evaluate_groups", "wilson"]
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_Z95 = 1.959963984540054
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+def wilson(correct: Ints, photos: Ints) -> tuple[Floats, Floats]:
+    """Wilson's 95 % score interval of a proportion.
+
+    Parameters
+    ----------
+    correct, photos
+        Successes and trials, of the same shape; trials are positive.
+
+    Returns
+    -------
+    low, high
+        Ends of the interval, within 0..1.
+
+    Notes
+    -----
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+    """
+    n = np.asarray(photos, dtype=np.float64)
+    p = np.asarray(correct, dtype=np.float64) / n
+    z2 = _Z95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z95 / (1 + z2 / n) * np.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
+    # At 0 and 1 the ends are exactly 0 and 1; rounding must not push them past the accuracy.
+    return np.clip(np.minimum(centre - half, p), 0, 1), np.clip(np.maximum(centre + half, p), 0, 1)
+
+
+@dataclass(frozen=True)
+class GroupAccuracy:
+    """Accuracy in one group of a split.
+
+    `accuracy` is class-balanced, `plain_accuracy` counts every photo alike; `ci_low` and `ci_high`
+    belong to `accuracy`.
+    """
+
+    photos: int
+    classes: int
+    accuracy: float
+    ci_low: float
+    ci_high: float
+    plain_accuracy: float
+
+
+@dataclass(frozen=True)
+class SplitAccuracy:
+    """Accuracy of one model on a split.
+
+    Attributes
+    ----------
+    groups
+        By group name.
+    drop, drop_ci_low, drop_ci_high
+        Class-balanced accuracy in `common` minus that in `counter`, with a 95 % interval; None
+        where the split has only one of the two.
+    plain_drop
+        The same without class balance.
+    classes
+        Accuracy by class name, then group name.
+    """
+
+    groups: dict[str, GroupAccuracy]
+    drop: float | None
+    drop_ci_low: float | None
+    drop_ci_high: float | None
+    plain_drop: float | None
+    classes: dict[str, dict[str, float]]
+
+    def to_dict(self) -> dict[str, object]:
+        """Nested dictionaries, ready for JSON."""
+        return asdict(self)
+
+
+def _class_means(correct: Bools, classes: Ints, weights: Floats) -> Floats:
+    """Weighted accuracy of each class, (weightings, classes); nan where a class has no weight."""
+    order = np.argsort(classes, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(classes[order]) != 0])
+    drawn = weights[:, order]
+    totals = np.add.reduceat(drawn, starts, axis=1)
+    right = np.add.reduceat(drawn * correct[order], starts, axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(right / totals, dtype=np.float64)
+
+
+def _cluster_weights(
+    strata: Ints, clusters: Ints, draws: int, rng: np.random.Generator
+) -> Floats:
+    """How often each photo is drawn, (draws, photos), when whole clusters are drawn with
+    replacement within each stratum."""
+    weights = np.empty((draws, len(strata)))
+    for stratum in np.unique(strata):
+        rows = np.flatnonzero(strata == stratum)
+        _, member = np.unique(clusters[rows], return_inverse=True)
+        size = int(member.max()) + 1
+        weights[:, rows] = rng.multinomial(size, np.full(size, 1 / size), size=draws)[:, member]
+    return weights
+
+
+def bootstrap_interval(
+    statistic: Callable[[Floats], Floats],
+    strata: Ints,
+    clusters: Ints,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % percentile interval, by drawing whole clusters with replacement within strata.
+
+    Parameters
+    ----------
+    statistic
+        From weights of shape (draws, photos) to values of shape (draws,).
+    strata, clusters
+        Integer labels of shape (photos,); clusters may be single photos.
+    draws, seed
+        Number of resamples, and the seed they come from.
+
+    Notes
+    -----
+    Efron and Tibshirani, "An introduction to the bootstrap" (1993), chapter 13.
+    """
+    rng = np.random.default_rng(seed)
+    values = [
+        statistic(_cluster_weights(strata, clusters, min(100, draws - start), rng))
+        for start in range(0, draws, 100)
+    ]
+    low, high = np.nanquantile(np.concatenate(values), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _balanced(correct: Bools, classes: Ints, rows: Bools) -> Callable[[Floats], Floats]:
+    """Class-balanced accuracy over `rows`, as a function of weights over all photos."""
+
+    def accuracy(weights: Floats) -> Floats:
+        means = _class_means(correct[rows], classes[rows], weights[:, rows])
+        return np.asarray(np.nanmean(means, axis=1), dtype=np.float64)
+
+    return accuracy
+
+
+def evaluate_groups(
+    correct: Bools,
+    classes: Ints,
+    groups: NDArray[np.str_],
+    clusters: Ints,
+    names: dict[int, str],
+    *,
+    seed: int = 0,
+) -> SplitAccuracy:
+    """Accuracy per group, the drop between `common` and `counter`, and accuracy per class.
+
+    Parameters
+    ----------
+    correct, classes, groups, clusters
+        Per photo, of shape (photos,): whether the prediction is right, the class index, the group,
+        and which photos belong together (one observer's) and are resampled together.
+    names
+        Class names by class index.
+    seed
+        Seed of the bootstrap, which resamples clusters within class and group.
+    """
+    present = sorted(set(groups.tolist()))
+    _, group_code = np.unique(groups, return_inverse=True)
+    strata = classes * (len(present) + 1) + group_code
+    ones = np.ones((1, len(correct)))
+    accuracy = {g: _balanced(correct, classes, groups == g) for g in present}
+    by_group = {}
+    for group in present:
+        rows = groups == group
+        low, high = bootstrap_interval(accuracy[group], strata, clusters, seed=seed)
+        by_group[group] = GroupAccuracy(
+            photos=int(rows.sum()),
+            classes=len(np.unique(classes[rows])),
+            accuracy=float(accuracy[group](ones)[0]),
+            ci_low=low,
+            ci_high=high,
+            plain_accuracy=float(correct[rows].mean()),
+        )
+    both = "common" in by_group and "counter" in by_group
+    drop_interval: tuple[float | None, float | None] = (None, None)
+    if both:
+        drop_interval = bootstrap_interval(
+            lambda w: accuracy["common"](w) - accuracy["counter"](w), strata, clusters, seed=seed
+        )
+    common, counter = by_group.get("common"), by_group.get("counter")
+    return SplitAccuracy(
+        groups=by_group,
+        drop=common.accuracy - counter.accuracy if common and counter else None,
+        drop_ci_low=drop_interval[0],
+        drop_ci_high=drop_interval[1],
+        plain_drop=common.plain_accuracy - counter.plain_accuracy if common and counter else None,
+        classes={
+            names[c]: {
+                g: float(correct[(classes == c) & (groups == g)].mean())
+                for g in present
+                if ((classes == c) & (groups == g)).any()
+            }
+            for c in sorted(set(classes.tolist()))
+        },
+    )

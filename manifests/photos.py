@@ -1,0 +1,193 @@
+"""The photo store, and the one place where photos are decoded.
+
+Photos are kept as their original bytes, in files named by their sha256. A photo is opened with a
+limit on its pixels and turned upright by its EXIF orientation; what cannot be opened raises a
+`PhotoError` whose message becomes the row's `error`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from manifests.errors import PhotoError
+from manifests.tables import write_bytes
+
+__all__ = ["MAX_PIXELS", "PhotoFacts", "PhotoStore", "has_location", "inspect_photo", "open_image", "stored_path"]
+
+MAX_PIXELS = 100_000_000
+"""Photos with more pixels are refused before they are decoded."""
+
+_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}
+_SUFFIXES = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class PhotoFacts:
+    """What is known of a photo that decodes: upright size in pixels and format by content."""
+
+    width: int
+    height: int
+    format: str
+
+
+def _open(source: bytes | Path) -> Image.Image:
+    """Open a photo without decoding it, or say why not."""
+    try:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:
+        msg = f"cannot be read: {error.strerror or error}"
+        raise PhotoError(msg) from error
+    if not data:
+        msg = "empty file (0 bytes)"
+        raise PhotoError(msg)
+    if data.startswith(_LFS_POINTER):
+        msg = "a Git LFS pointer, not the photo; run `git lfs pull` where it came from"
+        raise PhotoError(msg)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns below our own limit, and of EXIF blocks that do not matter here.
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        msg = "not an image: the content is no JPEG, PNG or WebP"
+        raise PhotoError(msg) from error
+    except Image.DecompressionBombError as error:
+        msg = f"too large: more than {MAX_PIXELS // 1_000_000} megapixels"
+        raise PhotoError(msg) from error
+    except (OSError, ValueError, SyntaxError, struct.error) as error:
+        msg = f"cannot be decoded: {error}"
+        raise PhotoError(msg) from error
+    if image.format not in _FORMATS:
+        msg = f"format {image.format} is not accepted; use JPEG, PNG or WebP"
+        raise PhotoError(msg)
+    if image.width * image.height > MAX_PIXELS:
+        megapixels = image.width * image.height // 1_000_000
+        msg = f"too large: {megapixels} megapixels, the limit is {MAX_PIXELS // 1_000_000}"
+        raise PhotoError(msg)
+    return image
+
+
+def _decode(
+    image: Image.Image, draft: tuple[str, tuple[int, int]] | None, mode: str
+) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if draft is not None:
+                image.draft(*draft)
+            image.load()
+            return ImageOps.exif_transpose(image).convert(mode)
+    # Pillow's decoders raise all of these for broken files.
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error) as error:
+        msg = f"cannot be decoded: {error}"
+        raise PhotoError(msg) from error
+
+
+def open_image(
+    source: bytes | Path, *, draft: tuple[str, tuple[int, int]] | None = None
+) -> Image.Image:
+    """Decode a photo, upright.
+
+    Parameters
+    ----------
+    source
+        The file or its bytes.
+    draft
+        Mode (`RGB` or `L`) and smallest size, (width, height), that a JPEG may be decoded at; it
+        is then decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 that is no smaller. Other formats
+        are decoded in full.
+
+    Returns
+    -------
+    Image
+        Mode `RGB`, or `L` where `draft` asks for it.
+
+    Raises
+    ------
+    PhotoError
+        If the file is unreadable, empty, cut short, no JPEG, PNG or WebP, or over `MAX_PIXELS`.
+    """
+    return _decode(_open(source), draft, "L" if draft is not None and draft[0] == "L" else "RGB")
+
+
+def inspect_photo(data: bytes) -> PhotoFacts:
+    """Size and format of a photo, after decoding all of it once.
+
+    Raises
+    ------
+    PhotoError
+        As `open_image`.
+    """
+    image = _open(data)
+    size = image.size
+    quarter_turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
+    # An eighth of the resolution reads every byte of a JPEG and so finds one that is cut short.
+    _decode(image, ("L", (1, 1)), "L")
+    width, height = reversed(size) if quarter_turned else size
+    return PhotoFacts(width, height, _FORMATS[str(image.format)])
+
+
+def has_location(data: bytes) -> bool:
+    """Whether a photo's EXIF data tell where it was taken."""
+    return bool(_open(data).getexif().get_ifd(ExifTags.IFD.GPSInfo))
+
+
+def stored_path(sha256: str, photo_format: str) -> str:
+    """Path of a photo below the workspace: `photos/ab/abcdef….jpg`."""
+    return f"photos/{sha256[:2]}/{sha256}{_SUFFIXES[photo_format]}"
+
+
+class PhotoStore:
+    """Original bytes by digest, below a workspace folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def add(self, data: bytes, facts: PhotoFacts) -> tuple[str, str]:
+        """Store a photo's bytes, once; gives their sha256 and the path below the workspace."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = stored_path(sha256, facts.format)
+        target = self.root / path
+        if not (target.is_file() and target.stat().st_size == len(data)):
+            write_bytes(target, data)
+        return sha256, path
+
+    def locate(self, path: str) -> Path:
+        """The file for a `path` of a table.
+
+        Raises
+        ------
+        PhotoError
+            If the path leads out of the store.
+        """
+        target = (self.root / path).resolve()
+        if not target.is_relative_to((self.root / "photos").resolve()):
+            msg = f"path {path!r} leads out of the photo store"
+            raise PhotoError(msg)
+        return target
+
+    def read(self, path: str, sha256: str) -> bytes:
+        """Bytes of a stored photo, verified.
+
+        Raises
+        ------
+        PhotoError
+            If the file is gone or its bytes have changed.
+        """
+        try:
+            data = self.locate(path).read_bytes()
+        except OSError as error:
+            msg = f"cannot be read from the store: {error.strerror or error}"
+            raise PhotoError(msg) from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            msg = "the stored bytes have changed since they were collected"
+            raise PhotoError(msg)
+        return data

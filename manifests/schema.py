@@ -1,0 +1,331 @@
+"""What a table is: one `pyarrow.Schema` per table, with a line of meaning for each column.
+
+A `TableSchema` knows its key, which columns may be left out, and which words a column may hold.
+`docs/tables.md` is generated from here. Ids are strings, times are UTC microseconds, fractions run
+from 0 to 1. Nullable columns say when they are null.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+__all__ = ["IMAGE_TYPE", "SCHEMA_VERSION", "TABLES", "TableSchema", "table_schema"]
+
+SCHEMA_VERSION = 1
+"""Raised when a column is dropped, renamed or changes its type; written into every Parquet file."""
+
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """The contract of one table.
+
+    Attributes
+    ----------
+    name
+        File name below `manifests/`, without `.parquet`.
+    summary
+        One sentence: a row is what, and who writes it.
+    key
+        Columns that identify a row; tables are sorted by them.
+    schema
+        Arrow schema; each field's metadata holds its meaning under `doc`.
+    optional
+        Columns that a file may leave out.
+    choices
+        For columns with a closed vocabulary, the words allowed.
+    """
+
+    name: str
+    summary: str
+    key: tuple[str, ...]
+    schema: pa.Schema
+    optional: frozenset[str] = frozenset()
+    choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def meaning(self, column: str) -> str:
+        """The line of meaning of a column."""
+        return (self.schema.field(column).metadata or {})[b"doc"].decode()
+
+    def metadata(self) -> dict[bytes, bytes]:
+        """Parquet key-value metadata that marks a file as this table at this schema version."""
+        return {b"cap.table": self.name.encode(), b"cap.schema_version": b"%d" % SCHEMA_VERSION}
+
+
+def _column(name: str, kind: pa.DataType, doc: str, *, required: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=not required, metadata={"doc": doc})
+
+
+def _required(name: str, kind: pa.DataType, doc: str) -> pa.Field:
+    return _column(name, kind, doc, required=True)
+
+
+_STATUS = _required("status", pa.string(), "`ok` or `failed`")
+_ERROR = _column("error", pa.string(), "why the row failed, in words; null when ok")
+_PHOTO_ID = _required("photo_id", pa.string(), "`folder:<path below the root>`, `inaturalist:<id>`")
+_CLASS_INDEX = _required("class_index", pa.int32(), "position of the class in the label space")
+_CLASS_NAME = _required("class_name", pa.string(), "name of the class in the label space")
+_RUN = _required("run", pa.string(), "the scoring run, a file below `manifests/predictions/`")
+
+PHOTOS = TableSchema(
+    name="photos",
+    summary="Every photo asked for, failures included; written by `cap collect`.",
+    key=("photo_id",),
+    schema=pa.schema(
+        [
+            _PHOTO_ID,
+            _required("source", pa.string(), "`folder`, `inaturalist` or `open-data`"),
+            _column("observation_id", pa.string(), "observation that the photo belongs to"),
+            _column("class_index", pa.int32(), "class asked for; null outside the label space"),
+            _required("class_name", pa.string(), "name of the class asked for"),
+            _column("taxon", pa.string(), "scientific name given by the source"),
+            _column("taxon_id", pa.string(), "the source's id of the taxon"),
+            _column("taxon_rank", pa.string(), "rank of the taxon: species, genus, …"),
+            _column("url", pa.string(), "where the bytes came from; null for files"),
+            _required("license", pa.string(), "licence code of the photo itself, or `unknown`"),
+            _column("attribution", pa.string(), "credit line to print with the photo"),
+            _column("creator", pa.string(), "name of the photographer"),
+            _column("creator_id", pa.string(), "the source's id of the photographer"),
+            _column("observed_at", _TIME, "when the photo was taken"),
+            _column("uploaded_at", _TIME, "when the source received it"),
+            _STATUS,
+            _ERROR,
+            _column("sha256", pa.string(), "digest of the original bytes; null if none came"),
+            _column("path", pa.string(), "file in the workspace, below it; null unless ok"),
+            _column("bytes", pa.int64(), "size of the original file in bytes"),
+            _column("width", pa.int32(), "width upright, in pixels; null unless ok"),
+            _column("height", pa.int32(), "height upright, in pixels; null unless ok"),
+            _column("format", pa.string(), "`jpeg`, `png` or `webp`, by content; null unless ok"),
+            _column("fetched_at", _TIME, "when the bytes were stored"),
+        ]
+    ),
+    choices={"status": ("ok", "failed")},
+)
+
+DUPLICATES = TableSchema(
+    name="duplicates",
+    summary="Every stored photo, and whether it repeats another; written by `cap dedup`.",
+    key=("photo_id",),
+    schema=pa.schema(
+        [
+            _PHOTO_ID,
+            _STATUS,
+            _ERROR,
+            _column("phash", pa.uint64(), "64-bit perceptual hash; null when it failed"),
+            _column(
+                "relation", pa.string(), "`unique`, `keeper`, `exact` or `near`; null when failed"
+            ),
+            _column("keeper", pa.string(), "photo_id kept instead, or of the photo itself"),
+            _column(
+                "distance",
+                pa.uint8(),
+                "Hamming distance to the keeper in bits; may exceed the threshold through a chain",
+            ),
+            _column("reason", pa.string(), "why this photo or its keeper was kept, in words"),
+        ]
+    ),
+    choices={"status": ("ok", "failed"), "relation": ("unique", "keeper", "exact", "near")},
+)
+
+ANNOTATIONS = TableSchema(
+    name="annotations",
+    summary="What each person said of each photo; written by `cap annotate`.",
+    key=("photo_id", "annotator", "round"),
+    schema=pa.schema(
+        [
+            _PHOTO_ID,
+            _required("annotator", pa.string(), "who tagged the photo"),
+            _required("round", pa.string(), "`first` or `adjudication`"),
+            _required("decision", pa.string(), "`keep`, `reject` or `skip` (not decided)"),
+            _column(
+                "reject_reasons",
+                pa.list_(pa.string()),
+                "of label_noise, feature_noise, ambiguity, clarity; null unless rejected",
+            ),
+            _column("background", pa.string(), "background label; null: none fits, or not kept"),
+            _column("background_second", pa.string(), "second background, where two share a photo"),
+            _column("note", pa.string(), "free text of the annotator"),
+            _column("seconds", pa.float64(), "time spent on the photo, in seconds"),
+            _column("created_at", _TIME, "when the answer was first given"),
+            _column("updated_at", _TIME, "when the answer was last changed"),
+            _required("source", pa.string(), "`import:<file name>` or the annotation project"),
+            _column("source_id", pa.string(), "line of the file, or the project's annotation id"),
+            _column("config_version", pa.string(), "version of the labelling screen"),
+            _column("suggested_background", pa.string(), "background that the screen suggested"),
+            _column("suggestion_accepted", pa.bool_(), "whether the suggestion was taken"),
+        ]
+    ),
+    choices={
+        "round": ("first", "adjudication"),
+        "decision": ("keep", "reject", "skip"),
+    },
+)
+
+LABELS = TableSchema(
+    name="labels",
+    summary="The settled answer for each photo; written by `cap annotate` from `annotations`.",
+    key=("photo_id",),
+    schema=pa.schema(
+        [
+            _PHOTO_ID,
+            _required("decision", pa.string(), "`keep` or `reject`"),
+            _column("background", pa.string(), "background label; null: none fits, or rejected"),
+            _column("background_second", pa.string(), "second background, where two share a photo"),
+            _required("annotators", pa.int32(), "people who decided on the photo"),
+            _required("agreement", pa.float64(), "share of them that agrees with this answer"),
+            _required(
+                "settled_by", pa.string(), "`single`, `majority`, `adjudication` or `import`"
+            ),
+        ]
+    ),
+    choices={
+        "decision": ("keep", "reject"),
+        "settled_by": ("single", "majority", "adjudication", "import"),
+    },
+)
+
+PREDICTIONS = TableSchema(
+    name="predictions",
+    summary="What one model says of each photo; written by `cap score`, one file per run.",
+    key=("photo_id",),
+    schema=pa.schema(
+        [
+            _PHOTO_ID,
+            _STATUS,
+            _ERROR,
+            _required("label_space", pa.string(), "label space that the model chose from"),
+            _column("predicted_index", pa.int32(), "class with the highest score"),
+            _column("predicted_name", pa.string(), "name of that class"),
+            _column(
+                "correct",
+                pa.bool_(),
+                "whether it is the photo's class; null in a label space without that class",
+            ),
+            _column("target_rank", pa.int32(), "rank of the photo's class, 1 is best"),
+            _column("target_score", pa.float32(), "its score: cosine, or logit for classifiers"),
+            _column("margin", pa.float32(), "target_score minus the best other score"),
+            _column("scores", pa.list_(pa.float32()), "scores over the label space, in its order"),
+            _column("embedding", pa.list_(pa.float16()), "image embedding of unit length (fixed-size list)"),
+        ]
+    ),
+    optional=frozenset({"scores", "embedding"}),
+    choices={"status": ("ok", "failed")},
+)
+
+GROUPS = TableSchema(
+    name="groups",
+    summary="Accuracy for each class on each background; written by `cap split`.",
+    key=("run", "class_index", "background"),
+    schema=pa.schema(
+        [
+            _RUN,
+            _CLASS_INDEX,
+            _required("background", pa.string(), "background label"),
+            _CLASS_NAME,
+            _required("photos", pa.int32(), "photos kept, scored and without duplicates"),
+            _required("correct", pa.int32(), "those that the model names correctly"),
+            _required("accuracy", pa.float64(), "correct / photos"),
+            _required("ci_low", pa.float64(), "lower end of Wilson's 95 % interval"),
+            _required("ci_high", pa.float64(), "upper end of Wilson's 95 % interval"),
+        ]
+    ),
+)
+
+PAIRS = TableSchema(
+    name="pairs",
+    summary="For each class its common and counter background, or why it has none.",
+    key=("run", "class_index"),
+    schema=pa.schema(
+        [
+            _RUN,
+            _CLASS_INDEX,
+            _CLASS_NAME,
+            _column("common_background", pa.string(), "background that the model does best on"),
+            _column("counter_background", pa.string(), "background that it does worst on"),
+            _column("common_photos", pa.int32(), "photos in the common group"),
+            _column("counter_photos", pa.int32(), "photos in the counter group"),
+            _column("common_accuracy", pa.float64(), "accuracy in the common group"),
+            _column("counter_accuracy", pa.float64(), "accuracy in the counter group"),
+            _column("drop", pa.float64(), "common_accuracy minus counter_accuracy"),
+            _column("drop_honest", pa.float64(), "drop on photos that did not choose the pair"),
+            _column("drop_ci_low", pa.float64(), "lower end of the interval of drop_honest"),
+            _column("drop_ci_high", pa.float64(), "upper end of the interval of drop_honest"),
+            _column("p_value", pa.float64(), "of no dependence on background within the class"),
+            _column("q_value", pa.float64(), "p_value corrected for the number of classes"),
+            _required("selected", pa.bool_(), "whether the class enters the split"),
+            _column("reason", pa.string(), "why it does not, in words; null when selected"),
+        ]
+    ),
+)
+
+_SPLIT_FIELDS = [
+    _PHOTO_ID,
+    _CLASS_INDEX,
+    _CLASS_NAME,
+    _required("group", pa.string(), "`common` or `counter`"),
+    _required("background", pa.string(), "background label"),
+    _column("partition", pa.string(), "`validation` or `test`; null where the rule has none"),
+    _column("observation_id", pa.string(), "observation that the photo belongs to"),
+    _column("creator_id", pa.string(), "the source's id of the photographer"),
+    _required("sha256", pa.string(), "digest of the original bytes"),
+    _required("license", pa.string(), "licence code of the photo itself, or `unknown`"),
+    _column("attribution", pa.string(), "credit line to print with the photo"),
+    _column("creator", pa.string(), "name of the photographer"),
+    _column("url", pa.string(), "where the bytes came from; null for files"),
+]
+
+_SPLIT_CHOICES = {"group": ("common", "counter"), "partition": ("validation", "test")}
+
+SPLIT = TableSchema(
+    name="split",
+    summary="The photos of the selected classes, in their groups; written by `cap split`.",
+    key=("photo_id",),
+    schema=pa.schema(_SPLIT_FIELDS),
+    choices=_SPLIT_CHOICES,
+)
+
+IMAGE_TYPE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+
+RELEASE = TableSchema(
+    name="release",
+    summary="A released photo: a row of `split` with its bytes; written by `cap release`.",
+    key=("photo_id",),
+    schema=pa.schema(
+        [
+            *_SPLIT_FIELDS,
+            _required("image", IMAGE_TYPE, "original bytes, and a file name below the release"),
+        ]
+    ),
+    choices=_SPLIT_CHOICES,
+)
+
+TABLES: dict[str, TableSchema] = {
+    table.name: table
+    for table in (
+        PHOTOS,
+        DUPLICATES,
+        ANNOTATIONS,
+        LABELS,
+        PREDICTIONS,
+        GROUPS,
+        PAIRS,
+        SPLIT,
+        RELEASE,
+    )
+}
+"""Every table by name; the scoring runs share `predictions`."""
+
+
+def table_schema(name: str) -> TableSchema:
+    """The schema of a table; `predictions/<run>` is a table `predictions`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such table.
+    """
+    return TABLES[name.partition("/")[0]]
+

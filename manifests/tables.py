@@ -1,0 +1,265 @@
+"""Reading and writing tables: validated on the way in and out, and never half a file.
+
+A table is an Arrow table that satisfies its `TableSchema`. Its digest says whether two tables hold
+the same rows; it does not depend on compression, chunking or library versions, and leaves out
+columns that only tell when or how fast something happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests.errors import CapError, TableError
+from manifests.schema import SCHEMA_VERSION, TableSchema
+
+__all__ = [
+    "count_by",
+    "from_rows",
+    "is_volatile",
+    "read_table",
+    "replacing",
+    "table_digest",
+    "validate",
+    "write_bytes",
+    "write_table",
+]
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place, whole and synced, on success.
+
+    Raises
+    ------
+    CapError
+        If the disk is full or the folder cannot be written; `path` is then as before.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        msg = (
+            f"could not write {path.name} in {path.parent}: {error.strerror or error}; "
+            "nothing done so far is lost: mend this and run the same command again"
+        )
+        raise CapError(msg) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file that is either absent, as it was, or whole."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def from_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """An Arrow table of `schema` from dictionaries; a column that a row leaves out is null."""
+    return pa.table(
+        {f.name: pa.array([row.get(f.name) for row in rows], f.type) for f in schema}, schema=schema
+    )
+
+
+def is_volatile(column: str) -> bool:
+    """Whether a column tells when or how fast, and so does not count for sameness."""
+    return column.endswith("_at") or column == "seconds"
+
+
+def count_by(table: pa.Table, column: str) -> dict[str, int]:
+    """How many rows hold each value of `column`, by value."""
+    counts = pc.value_counts(table.column(column).combine_chunks()).to_pylist()
+    return {str(row["values"]): row["counts"] for row in sorted(counts, key=lambda c: str(c["values"]))}
+
+
+def _fits(actual: pa.DataType, expected: pa.DataType) -> bool:
+    # A fixed-size list stands for any list of the same values: its length depends on the model.
+    lists = (pa.types.is_list(expected), pa.types.is_list(actual) or pa.types.is_fixed_size_list(actual))
+    return bool(actual.equals(expected) or (all(lists) and actual.value_type == expected.value_type))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type without dictionary encoding or 64-bit offsets, which other writers like to add."""
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
+    return kind
+
+
+def _cast(table: pa.Table, spec: TableSchema) -> pa.Table:
+    """Bring harmless differences of type (string views, int64 for int32) to the schema's types."""
+    for position, actual in enumerate(table.schema):
+        if actual.name not in spec.schema.names:
+            continue
+        expected = spec.schema.field(actual.name).type
+        if _fits(actual.type, expected):
+            continue
+        try:
+            column = table.column(position).cast(_plain(actual.type)).cast(expected)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            msg = f"column {actual.name!r} is {actual.type}, not {expected}: {error}"
+            raise TableError(msg) from error
+        table = table.set_column(position, pa.field(actual.name, expected), column)
+    return table
+
+
+def _check_key(table: pa.Table, spec: TableSchema) -> None:
+    keys = table.select(list(spec.key))
+    counts = keys.group_by(list(spec.key)).aggregate([([], "count_all")])
+    doubled = counts.filter(pc.greater(counts["count_all"], 1))
+    if doubled.num_rows:
+        first = ", ".join(str(doubled[name][0].as_py()) for name in spec.key)
+        msg = f"{doubled.num_rows} keys occur more than once, such as {first}"
+        raise TableError(msg)
+
+
+def validate(table: pa.Table, spec: TableSchema) -> pa.Table:
+    """The table with the schema's types, columns in its order and rows sorted by its key.
+
+    Columns that the schema does not list are kept, after the others.
+
+    Raises
+    ------
+    TableError
+        If a column is missing or of another type, a required value is null, a key occurs twice, or
+        a value is outside the column's vocabulary.
+    """
+    missing = [n for n in spec.schema.names if n not in table.column_names and n not in spec.optional]
+    if missing:
+        msg = f"column {missing[0]!r} is missing"
+        raise TableError(msg)
+    table = _cast(table, spec)
+    for column in spec.schema:
+        if column.name in table.column_names and not column.nullable:
+            nulls = table.column(column.name).null_count
+            if nulls:
+                msg = f"column {column.name!r} has {nulls} nulls and may have none"
+                raise TableError(msg)
+    for name, words in spec.choices.items():
+        known = pc.is_in(table.column(name).drop_null(), value_set=pa.array(words))
+        if not pc.all(known, min_count=0).as_py():
+            wrong = table.column(name).drop_null().filter(pc.invert(known))[0].as_py()
+            msg = f"column {name!r} holds {wrong!r}, which is none of {', '.join(words)}"
+            raise TableError(msg)
+    _check_key(table, spec)
+    names = [n for n in spec.schema.names if n in table.column_names]
+    extra = [n for n in table.column_names if n not in spec.schema.names]
+    fields = [
+        spec.schema.field(n).with_type(table.schema.field(n).type) for n in names
+    ] + [table.schema.field(n) for n in extra]
+    ordered = pa.table([table.column(f.name) for f in fields], schema=pa.schema(fields))
+    return ordered.sort_by([(name, "ascending") for name in spec.key]).combine_chunks()
+
+
+def read_table(path: Path, spec: TableSchema) -> pa.Table:
+    """Read and validate a table.
+
+    Raises
+    ------
+    TableError
+        If the file is missing, cut short, of a later schema version, or against its schema.
+    """
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except FileNotFoundError as error:
+        msg = f"there is no {spec.name} table ({path.name})"
+        raise TableError(msg) from error
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        msg = f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}); remove it and run its stage again"
+        raise TableError(msg) from error
+    version = (table.schema.metadata or {}).get(b"cap.schema_version")
+    if version is not None and version != b"%d" % SCHEMA_VERSION:
+        msg = f"{path} has schema version {version.decode()}, this cap reads {SCHEMA_VERSION}; run its stage again"
+        raise TableError(msg)
+    try:
+        return validate(table.replace_schema_metadata(None), spec)
+    except TableError as error:
+        msg = f"{path} is not a {spec.name} table: {error}"
+        raise TableError(msg) from error
+
+
+def write_table(path: Path, table: pa.Table, spec: TableSchema) -> pa.Table:
+    """Validate a table and write it in one piece; gives back what was written.
+
+    Raises
+    ------
+    TableError
+        If the table is against its schema.
+    CapError
+        If it cannot be written.
+    """
+    table = validate(table, spec)
+    with replacing(path) as temporary:
+        pq.write_table(
+            table.replace_schema_metadata(spec.metadata()), temporary, compression="zstd"
+        )
+    return table
+
+
+def table_digest(table: pa.Table) -> str:
+    """sha256 over the table's rows in key order, without columns of time and duration.
+
+    Two tables have the same digest when they have the same columns, types and values, however they
+    were chunked, compressed or written.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(n for n in table.column_names if not is_volatile(n)):
+        digest.update(f"{name}\0".encode())
+        _digest_array(table.column(name).combine_chunks(), digest)
+    return digest.hexdigest()
+
+
+def _digest_array(array: pa.Array, digest: hashlib._Hash) -> None:
+    kind = _plain(array.type)
+    # The name of a list's values and the length of its vectors are the file format's own affair.
+    nested = pa.types.is_nested(kind)
+    digest.update(f"{'nested' if nested else kind}:{len(array)}:".encode())
+    digest.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+    array = array.drop_null().cast(kind) if array.type != kind else array.drop_null()
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        _, offset_buffer, values = array.buffers()
+        if len(array):
+            offsets = np.frombuffer(offset_buffer, np.int32)[array.offset :][: len(array) + 1]
+            digest.update(np.diff(offsets).astype("<i8").tobytes())
+            # Without nulls the values stand one after the other.
+            if values is not None:
+                digest.update(values[int(offsets[0]) : int(offsets[-1])])
+    elif pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        digest.update(pc.list_value_length(array).to_numpy().astype("<i8").tobytes())
+        _digest_array(array.flatten(), digest)
+    elif pa.types.is_struct(kind):
+        for index in range(kind.num_fields):
+            _digest_array(pc.struct_field(array, [index]), digest)
+    else:
+        values = array.cast(pa.int64()) if pa.types.is_timestamp(kind) else array
+        digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).tobytes())

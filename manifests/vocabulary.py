@@ -1,0 +1,263 @@
+"""The words that tables may use: label spaces, backgrounds, licences.
+
+Everything here is read from `manifests/reference/*.csv`, once per process. A label space is an
+ordered list of class names; `class_index` in every table is a position in it.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import functools
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from manifests.errors import CapError, UnknownNameError
+
+__all__ = [
+    "Background",
+    "LabelSpace",
+    "License",
+    "backgrounds",
+    "default_licenses",
+    "label_space",
+    "licenses",
+    "read_reference",
+    "resolve_background",
+    "resolve_license",
+]
+
+
+def read_reference(name: str) -> list[dict[str, str]]:
+    """Rows of `manifests/reference/<name>.csv` as dictionaries of text."""
+    text = (resources.files("manifests") / "reference" / f"{name}.csv").read_text("utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
+def _split(text: str) -> tuple[str, ...]:
+    """Values of a cell that holds several, separated by `|`."""
+    return tuple(part.strip() for part in text.split("|") if part.strip())
+
+
+def _fold(text: str) -> str:
+    """A name as it is compared: lower case, runs of spaces, hyphens and underscores as one space."""
+    return re.sub(r"[\s_\-]+", " ", text).strip().casefold()
+
+
+def _nearest(text: str, names: dict[str, str]) -> str:
+    """Up to three known names that look like `text`, as the end of an error message."""
+    close = difflib.get_close_matches(_fold(text), names, n=3, cutoff=0.5)
+    return f"; nearest: {', '.join(dict.fromkeys(names[name] for name in close))}" if close else ""
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """An ordered list of classes that a model chooses from.
+
+    Attributes
+    ----------
+    name
+        `imagenet1k`, `backgrounds`, or the stem of the file it was read from.
+    names
+        What goes into a prompt, by class index.
+    ids
+        WordNet ids (`n02134084`), or empty strings.
+    synonyms
+        Further names by which a person may mean the class.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    ids: tuple[str, ...]
+    synonyms: tuple[tuple[str, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 of the ordered class names, as hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.names).encode()).hexdigest()
+
+    @functools.cached_property
+    def _lookup(self) -> dict[str, tuple[int, ...]]:
+        # Names win over ids and synonyms, so that "crane bird" or "tiger" is never ambiguous.
+        lookup: dict[str, tuple[int, ...]] = {}
+        for index, names in enumerate(zip(self.ids, self.synonyms, strict=True)):
+            for text in (names[0], *names[1]):
+                key = _fold(text)
+                if key and index not in lookup.get(key, ()):
+                    lookup[key] = (*lookup.get(key, ()), index)
+        for index, name in enumerate(self.names):
+            lookup[_fold(name)] = (index,)
+        return lookup
+
+    def index_of(self, text: str) -> int:
+        """Class index for a name, its snake_case form, a synonym or a WordNet id.
+
+        Raises
+        ------
+        UnknownNameError
+            If nothing matches (the nearest names are in the message) or several classes do.
+        """
+        found = self._lookup.get(_fold(text), ())
+        if len(found) == 1:
+            return found[0]
+        if found:
+            choices = ", ".join(f"{self.names[i]!r}" for i in found)
+            msg = f"class {text!r} may mean {choices} in {self.name}; write one of these"
+            raise UnknownNameError(msg)
+        spelled = {key: self.names[indices[0]] for key, indices in self._lookup.items()}
+        msg = f"no class {text!r} in {self.name}{_nearest(text, spelled)}"
+        raise UnknownNameError(msg)
+
+
+@functools.cache
+def _imagenet1k() -> LabelSpace:
+    rows = read_reference("imagenet1k")
+    return LabelSpace(
+        name="imagenet1k",
+        names=tuple(row["name"] for row in rows),
+        ids=tuple(row["wordnet_id"] for row in rows),
+        synonyms=tuple(_split(row["synonyms"]) for row in rows),
+    )
+
+
+def _backgrounds_space() -> LabelSpace:
+    rows = backgrounds()
+    return LabelSpace(
+        name="backgrounds",
+        names=tuple(row.name for row in rows),
+        ids=("",) * len(rows),
+        synonyms=tuple(row.aliases for row in rows),
+    )
+
+
+def _label_space_file(path: Path) -> LabelSpace:
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            rows = list(csv.DictReader(handle))
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"cannot read the label space {path}: {error}"
+        raise CapError(msg) from error
+    if not rows or "name" not in rows[0]:
+        msg = f"the label space {path} needs a header with a column 'name' and at least one row"
+        raise CapError(msg)
+    names = tuple((row["name"] or "").strip() for row in rows)
+    if "" in names or len(set(names)) < len(names):
+        msg = f"the label space {path} has an empty or a doubled name; give each class one"
+        raise CapError(msg)
+    return LabelSpace(
+        name=path.stem,
+        names=names,
+        ids=tuple((row.get("wordnet_id") or "").strip() for row in rows),
+        synonyms=tuple(_split(row.get("synonyms") or "") for row in rows),
+    )
+
+
+def label_space(name: str, base: Path | None = None) -> LabelSpace:
+    """The label space called `imagenet1k`, `backgrounds`, or held by a CSV file.
+
+    A file has one class per row, in order, with a column `name` and, if wanted, `wordnet_id` and
+    `synonyms` (separated by `|`). A relative path starts at `base`.
+
+    Raises
+    ------
+    CapError
+        If the file cannot be read, or has an empty or doubled name.
+    """
+    if name == "imagenet1k":
+        return _imagenet1k()
+    if name == "backgrounds":
+        return _backgrounds_space()
+    return _label_space_file((base or Path()) / name)
+
+
+@dataclass(frozen=True)
+class Background:
+    """One of the 14 background labels: what it means, and how else people write it."""
+
+    name: str
+    definition: str
+    aliases: tuple[str, ...]
+
+
+@functools.cache
+def backgrounds() -> tuple[Background, ...]:
+    """The 14 background labels, in the paper's order."""
+    return tuple(
+        Background(row["name"], row["definition"], _split(row["aliases"]))
+        for row in read_reference("backgrounds")
+    )
+
+
+def resolve_background(text: str) -> str:
+    """The background label that `text` means.
+
+    Raises
+    ------
+    UnknownNameError
+        If it is neither a label nor one of the aliases.
+    """
+    lookup = {_fold(name): row.name for row in backgrounds() for name in (*row.aliases, row.name)}
+    found = lookup.get(_fold(text))
+    if found is None:
+        known = ", ".join(row.name for row in backgrounds())
+        msg = f"no background {text!r}{_nearest(text, lookup)}; the labels are {known}"
+        raise UnknownNameError(msg)
+    return found
+
+
+@dataclass(frozen=True)
+class License:
+    """A photo licence.
+
+    `openness` ranks licences for the choice among duplicates: 0 is the most open. `default` marks
+    the allow-list that `collect` and `release` start from.
+    """
+
+    code: str
+    name: str
+    url: str
+    openness: int
+    default: bool
+
+
+@functools.cache
+def licenses() -> dict[str, License]:
+    """Every licence that a table may name, by code."""
+    return {
+        row["code"]: License(
+            code=row["code"],
+            name=row["name"],
+            url=row["url"],
+            openness=int(row["openness"]),
+            default=row["default"] == "yes",
+        )
+        for row in read_reference("licenses")
+    }
+
+
+def default_licenses() -> tuple[str, ...]:
+    """Codes of the default allow-list: licences that let others pass the photo on."""
+    return tuple(code for code, row in licenses().items() if row.default)
+
+
+def resolve_license(text: str) -> str:
+    """The licence code for `text`; an empty cell means `unknown`.
+
+    Raises
+    ------
+    UnknownNameError
+        If the licence is not in the vocabulary.
+    """
+    code = re.sub(r"[\s_]+", "-", text.strip().casefold()) or "unknown"
+    if code not in licenses():
+        known = ", ".join(licenses())
+        msg = f"no licence {text!r}; the codes are {known}"
+        raise UnknownNameError(msg)
+    return code

@@ -1,0 +1,283 @@
+"""Collect from a folder of class folders: ROOT/CLASS_NAME/*.
+
+Every file in a class folder becomes a row of `photos`; what is no JPEG, PNG or WebP, or cannot be
+decoded, becomes a failed row with the reason. `ROOT/metadata.csv`, if there is one, tells more of
+the photos: a column `file_name` (the path below ROOT) and any of license, attribution, creator,
+creator_id, observation_id, observed_at, uploaded_at, taxon, taxon_id, taxon_rank and url.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manifests.errors import CapError, PhotoError, UnknownNameError
+from manifests.photos import PhotoStore, inspect_photo
+from manifests.schema import PHOTOS
+from manifests.tables import from_rows
+from manifests.vocabulary import LabelSpace, resolve_license
+from manifests.workspace import Job, Outcome, Run, Workspace, now
+from pipeline.engine import Engine
+
+if TYPE_CHECKING:
+    from manifests.progress import Progress
+    from pipeline.parameters import CollectParameters
+
+__all__ = ["Listing", "Photo", "collect_folder", "list_folder"]
+
+METADATA = "metadata.csv"
+
+_TEXTS = (
+    "attribution",
+    "creator",
+    "creator_id",
+    "observation_id",
+    "taxon",
+    "taxon_id",
+    "taxon_rank",
+    "url",
+)
+_TIMES = ("observed_at", "uploaded_at")
+
+_BATCH = 32
+"""Photos per batch: small enough that a kill costs little, large enough to keep workers busy."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A file to collect: its path below ROOT, its class, and what is wrong with it already."""
+
+    relative: str
+    class_index: int
+    class_name: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The photos of a folder in order of their ids, and a digest that changes when any does."""
+
+    root: Path
+    photos: tuple[Photo, ...]
+    digest: str
+
+
+def _printable(text: str) -> str:
+    """A file name as text; bytes that are no UTF-8 are spelled out."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _class_folders(root: Path, labels: LabelSpace) -> dict[int, list[Path]]:
+    """Folders below ROOT by the class that their name means."""
+    found: dict[int, list[Path]] = {}
+    unknown = []
+    for folder in sorted(root.iterdir()):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        try:
+            found.setdefault(labels.index_of(_printable(folder.name)), []).append(folder)
+        except UnknownNameError as error:
+            unknown.append(str(error))
+    if unknown:
+        others = f" (and {len(unknown) - 1} more folders)" if len(unknown) > 1 else ""
+        msg = f"{unknown[0]}{others}; rename the folder, or name the classes with --classes"
+        raise UnknownNameError(msg)
+    return found
+
+
+def _chosen_folders(
+    root: Path, labels: LabelSpace, classes: tuple[str, ...]
+) -> dict[int, list[Path]]:
+    """As `_class_folders`, but only of the classes asked for, whatever else lies there."""
+    if not classes:
+        return _class_folders(root, labels)
+    wanted: dict[int, list[Path]] = {labels.index_of(name): [] for name in classes}
+    for folder in sorted(root.iterdir()):
+        if folder.is_dir() and not folder.name.startswith("."):
+            try:
+                index = labels.index_of(_printable(folder.name))
+            except UnknownNameError:
+                continue
+            if index in wanted:
+                wanted[index].append(folder)
+    for index, folders in wanted.items():
+        if not folders:
+            msg = f"{root} has no folder for the class {labels.names[index]!r}"
+            raise CapError(msg)
+    return wanted
+
+
+def _files(folder: Path, root: Path) -> Iterator[tuple[Path, str | None]]:
+    """Files at any depth below a class folder, with an error where a link leads out of ROOT."""
+    if not folder.resolve().is_relative_to(root):
+        yield folder, "a link that leads out of the root folder; copy the photos instead"
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        outside = not entry.resolve().is_relative_to(root)
+        if entry.is_symlink() and (outside or entry.is_dir()):
+            yield entry, "a link that leads out of the root folder or to a folder; copy the photos"
+        elif entry.is_dir():
+            yield from _files(entry, root)
+        elif entry.exists() and not entry.is_file():
+            yield entry, "no regular file"
+        else:
+            yield entry, None
+
+
+def list_folder(root: Path, labels: LabelSpace, parameters: CollectParameters) -> Listing:
+    """What lies in a folder of class folders.
+
+    Raises
+    ------
+    CapError
+        If the folder cannot be read or has no class folder.
+    UnknownNameError
+        If a folder's name is no class; the nearest names are in the message.
+    """
+    if not root.is_dir():
+        msg = f"{root} is no folder; give the folder that holds CLASS_NAME/* with --root"
+        raise CapError(msg)
+    root = root.resolve()
+    digest = hashlib.sha256()
+    photos = []
+    for index, folders in _chosen_folders(root, labels, parameters.classes).items():
+        files = sorted(pair for folder in folders for pair in _files(folder, root))
+        for file, error in files[: parameters.per_class]:
+            relative = _printable(file.relative_to(root).as_posix())
+            photos.append(Photo(os.fspath(file.relative_to(root)), index, labels.names[index], error))
+            stat = file.lstat()
+            digest.update(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    if not photos:
+        msg = f"{root} has no photos in class folders (ROOT/CLASS_NAME/*)"
+        raise CapError(msg)
+    metadata = root / METADATA
+    digest.update(metadata.read_bytes() if metadata.is_file() else b"")
+    photos.sort(key=lambda photo: _printable(photo.relative))
+    return Listing(root, tuple(photos), digest.hexdigest())
+
+
+def _metadata_row(row: Mapping[str, str | None], line: int) -> dict[str, Any]:
+    described: dict[str, Any] = {name: row.get(name) or None for name in _TEXTS}
+    try:
+        described["license"] = resolve_license(row.get("license") or "")
+        for name in _TIMES:
+            text = row.get(name)
+            moment = datetime.datetime.fromisoformat(text) if text else None
+            if moment is not None and moment.tzinfo is None:
+                moment = moment.replace(tzinfo=datetime.UTC)
+            described[name] = moment
+    except (UnknownNameError, ValueError) as error:
+        msg = f"{METADATA}, line {line}: {error}"
+        raise CapError(msg) from error
+    return described
+
+
+def read_metadata(root: Path) -> dict[str, dict[str, Any]]:
+    """What `ROOT/metadata.csv` says of each file, by path below ROOT; empty without that file.
+
+    Raises
+    ------
+    CapError
+        If a line names a licence that is not known or a time that is not ISO 8601.
+    """
+    path = root / METADATA
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        reader = csv.DictReader(handle)
+        if "file_name" not in (reader.fieldnames or ()):
+            msg = f"{path} needs a column 'file_name' with paths below {root}"
+            raise CapError(msg)
+        return {row["file_name"]: _metadata_row(row, reader.line_num) for row in reader}
+
+
+def _collect_one(photo: Photo, root: Path, store: PhotoStore) -> dict[str, Any]:
+    """Read, check and store one photo; gives the columns that its bytes decide."""
+    if photo.error is not None:
+        return {"status": "failed", "error": photo.error}
+    try:
+        data = (root / photo.relative).read_bytes()
+    except OSError as error:
+        return {"status": "failed", "error": f"cannot be read: {error.strerror or error}"}
+    known = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    try:
+        facts = inspect_photo(data)
+    except PhotoError as error:
+        return {"status": "failed", "error": str(error), **known}
+    _, path = store.add(data, facts)
+    return {"status": "ok", "path": path, "fetched_at": now(), **asdict(facts), **known}
+
+
+def _row(photo: Photo, columns: dict[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "license": "unknown",
+        **described,
+        "photo_id": f"folder:{_printable(photo.relative)}",
+        "source": "folder",
+        "class_index": photo.class_index,
+        "class_name": photo.class_name,
+        **columns,
+    }
+
+
+def collect_folder(
+    workspace: Workspace, parameters: CollectParameters, progress: Progress
+) -> Outcome:
+    """Bring a folder's photos into the workspace, as the `folder` rows of `photos`."""
+    if parameters.root is None:
+        msg = "collecting from a folder needs --root DIR (or `root` under [collect] in cap.toml)"
+        raise CapError(msg)
+    listing = list_folder(Path(parameters.root), workspace.label_space, parameters)
+    metadata = read_metadata(listing.root)
+    job = Job(
+        table="photos",
+        stage="collect",
+        source="folder",
+        parameters={
+            "source": "folder",
+            "root": str(listing.root),
+            "classes": parameters.classes,
+            "per_class": parameters.per_class,
+        },
+        inputs={"listing": listing.digest, "label_space": workspace.label_space.digest},
+    )
+    run = workspace.begin(job)
+    if not run.fresh:
+        _collect_batches(run, listing, metadata, parameters.workers, progress)
+    return _outcome(workspace, run.fresh)
+
+
+def _collect_batches(
+    run: Run,
+    listing: Listing,
+    metadata: Mapping[str, Mapping[str, Any]],
+    workers: int | None,
+    progress: Progress,
+) -> None:
+    collect_one = partial(_collect_one, root=listing.root, store=run.workspace.photos)
+    with Engine(workers) as engine:
+        for index, photos in run.batches(listing.photos, _BATCH, progress):
+            columns = engine.map(collect_one, photos)
+            rows = [
+                _row(photo, found, metadata.get(_printable(photo.relative), {}))
+                for photo, found in zip(photos, columns, strict=True)
+            ]
+            run.save(index, from_rows(rows, PHOTOS.schema))
+    run.commit(run.saved())
+
+
+def _outcome(workspace: Workspace, fresh: bool) -> Outcome:
+    receipt = workspace.receipt("photos")
+    rows = receipt.rows if receipt else {}
+    failed = rows.get("failed", 0)
+    hint = f", {failed} failed (`cap status --failures` says why)" if failed else ""
+    return Outcome("collect", f"{rows.get('ok', 0)} photos{hint}", rows, fresh)

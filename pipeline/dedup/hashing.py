@@ -1,0 +1,49 @@
+"""The perceptual hash of one photo.
+
+Given a file or its bytes, gives the 64-bit pHash that near-duplicates share up to a few bits. JPEGs
+are decoded at a reduced scale, which takes a third of the time and hardly moves the hash.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from manifests.photos import open_image
+
+__all__ = ["phash"]
+
+# imagehash shrinks to 32x32. At four times that, over 814 photos, the hash is 0.25 bits on average
+# and 4 bits at most from that of a full decode; at 48 pixels it is up to 8 bits away.
+_DECODE_SIZE = (128, 128)
+
+
+def phash(source: bytes | Path) -> int:
+    """64-bit pHash of a photo, upright.
+
+    The hash is `imagehash.phash` (the signs of the 8x8 lowest frequencies of a discrete cosine
+    transform against their median), its hexadecimal digits read as an integer: the most
+    significant bit is the lowest frequency.
+
+    Parameters
+    ----------
+    source
+        The file or its bytes.
+
+    Returns
+    -------
+    int
+        0 to 2**64 - 1.
+
+    Raises
+    ------
+    PhotoError
+        If the photo cannot be decoded.
+
+    References
+    ----------
+    N. Krawetz, "Looks Like It", 2011, as implemented by imagehash.
+    """
+    import imagehash
+
+    image = open_image(source, draft=("L", _DECODE_SIZE))
+    return int(str(imagehash.phash(image)), 16)

@@ -1,0 +1,225 @@
+"""Score: what one model says of each kept photo, into `predictions/<run>`.
+
+The stage reads `photos` and, where dedup has run, leaves out duplicates. Photos are scored batch by
+batch; a photo that cannot be read becomes a failed row.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.errors import CapError
+from manifests.schema import PREDICTIONS
+from manifests.tables import from_rows
+from manifests.vocabulary import LabelSpace, label_space
+from manifests.workspace import Job, Outcome, Run
+
+if TYPE_CHECKING:
+    from manifests.progress import Progress
+    from manifests.workspace import Workspace
+    from pipeline.models import Model, ModelOptions
+    from pipeline.models.scoring import Scored
+    from pipeline.parameters import ScoreParameters
+
+__all__ = ["kept_photos", "predictions_from", "score"]
+
+
+def kept_photos(workspace: Workspace) -> tuple[pa.Table, dict[str, str]]:
+    """Stored photos that no other stands for, by photo_id, and the digests they follow from."""
+    photos = workspace.read("photos")
+    inputs = {"photos": workspace.digest("photos")}
+    stored = photos.filter(pc.equal(photos["status"], "ok"))
+    if workspace.has("duplicates"):
+        duplicates = workspace.read("duplicates")
+        inputs["duplicates"] = workspace.digest("duplicates")
+        kept = duplicates.filter(pc.is_in(duplicates["relation"], pa.array(["unique", "keeper"])))
+        stored = stored.filter(pc.is_in(stored["photo_id"], kept["photo_id"].combine_chunks()))
+    return stored, inputs
+
+
+@dataclass(frozen=True)
+class _Target:
+    """How predictions become rows: the label space, and what is stored beside the target."""
+
+    labels: LabelSpace
+    knows_class: bool
+    save_scores: bool
+    save_embeddings: bool
+
+
+def predictions_from(
+    class_indices: Sequence[int | None], scores: np.ndarray, labels: LabelSpace
+) -> list[dict[str, Any]]:
+    """Columns of `predictions` that follow from scores.
+
+    Parameters
+    ----------
+    class_indices
+        Index of each photo's class in the label space; None where it is not among them.
+    scores
+        Scores over the label space, of shape (photos, labels).
+    labels
+        The label space.
+
+    Notes
+    -----
+    Among equal scores the lowest index is predicted. A target's rank is 1 plus the number of
+    classes with a higher score, or an equal one at a lower index, so that rank 1 means correct.
+    """
+    best = scores.argmax(axis=1)
+    rows = []
+    for row, target in enumerate(class_indices):
+        predicted = int(best[row])
+        found: dict[str, Any] = {
+            "predicted_index": predicted,
+            "predicted_name": labels.names[predicted],
+        }
+        if target is not None:
+            own = scores[row, target]
+            ahead = (scores[row] > own) | ((scores[row] == own) & (np.arange(len(labels)) < target))
+            others = np.delete(scores[row], target)
+            found |= {
+                "correct": predicted == target,
+                "target_rank": int(ahead.sum()) + 1,
+                "target_score": float(own),
+                "margin": float(own - others.max()) if len(others) else None,
+            }
+        rows.append(found)
+    return rows
+
+
+def _rows(
+    photos: Sequence[dict[str, Any]], scored: Sequence[Scored], target: _Target
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for photo, result in zip(photos, scored, strict=True):
+        row = {"photo_id": photo["photo_id"], "label_space": target.labels.name}
+        if result.scores is None:
+            rows.append({**row, "status": "failed", "error": result.error})
+            continue
+        index = photo["class_index"] if target.knows_class else None
+        (found,) = predictions_from([index], result.scores[None, :], target.labels)
+        row |= {"status": "ok", **found}
+        if target.save_scores:
+            row["scores"] = result.scores
+        if target.save_embeddings and result.embedding is not None:
+            row["embedding"] = result.embedding.astype(np.float16)
+        rows.append(row)
+    return rows
+
+
+def _schema(target: _Target, embedding_dim: int | None) -> pa.Schema:
+    fields = [f for f in PREDICTIONS.schema if f.name not in PREDICTIONS.optional]
+    if target.save_scores:
+        fields.append(PREDICTIONS.schema.field("scores"))
+    if target.save_embeddings and embedding_dim is not None:
+        vector = pa.list_(pa.float16(), embedding_dim)
+        fields.append(PREDICTIONS.schema.field("embedding").with_type(vector))
+    return pa.schema(fields)
+
+
+def score(workspace: Workspace, parameters: ScoreParameters, progress: Progress) -> Outcome:
+    """Score the kept photos with one model over one label space."""
+    from pipeline.models import ModelOptions, ModelSpec, load_model
+
+    if parameters.model is None:
+        msg = "scoring needs --model SPEC, such as open_clip:ViT-B-32-quickgelu:laion400m_e31"
+        raise CapError(msg)
+    spec = ModelSpec.parse(parameters.model)
+    own = workspace.label_space
+    named = parameters.label_space
+    labels = own if named is None else label_space(named)
+    photos, inputs = kept_photos(workspace)
+    if not photos.num_rows:
+        msg = "there is no photo to score; see `cap status --failures`"
+        raise CapError(msg)
+    options = ModelOptions(
+        device=parameters.device,
+        precision=parameters.precision,
+        prompts=parameters.prompts,
+        cache_dir=workspace.cache / "text",
+    )
+    model = load_model(spec, labels, options)
+    target = _Target(
+        labels,
+        knows_class=labels.digest == own.digest,
+        save_scores=parameters.save_scores,
+        save_embeddings=parameters.save_embeddings,
+    )
+    name = f"{spec.slug}-{model.digest[:8]}"
+    job = _job(name, parameters, inputs, model, options)
+    run = workspace.begin(job)
+    if not run.fresh:
+        _score_batches(run, photos, model, target, parameters, progress)
+    return _outcome(workspace, name, fresh=run.fresh)
+
+
+def _job(
+    name: str,
+    parameters: ScoreParameters,
+    inputs: dict[str, str],
+    model: Model,
+    options: ModelOptions,
+) -> Job:
+    return Job(
+        table=f"predictions/{name}",
+        stage="score",
+        parameters={
+            "model": str(parameters.model),
+            "digest": model.digest,
+            "prompts": options.prompts,
+            "precision": model.description["precision"],
+            "save_scores": parameters.save_scores,
+            "save_embeddings": parameters.save_embeddings,
+        },
+        inputs=inputs,
+        model=model.description,
+        packages=("torch", "open_clip_torch", "timm", "pillow", "numpy", "pyarrow"),
+    )
+
+
+def _score_batches(
+    run: Run,
+    photos: pa.Table,
+    model: Model,
+    target: _Target,
+    parameters: ScoreParameters,
+    progress: Progress,
+) -> None:
+    from pipeline.models.scoring import PhotoRef, score_photos
+
+    unit = parameters.batch_size
+    items = photos.select(["photo_id", "class_index", "path"]).to_pylist()
+    store = run.workspace.photos
+    refs = [
+        PhotoRef(item["photo_id"], store.locate(item["path"])) for item in run.pending(items, unit)
+    ]
+    # One pass over all that is left, so that the decoding workers start only once.
+    results = itertools.chain.from_iterable(
+        score_photos(model, refs, batch_size=unit, workers=parameters.workers)
+    )
+    schema = _schema(target, model.embedding_dim)
+    for index, batch in run.batches(items, unit, progress):
+        scored = list(itertools.islice(results, len(batch)))
+        run.save(index, from_rows(_rows(batch, scored, target), schema))
+    run.commit(run.saved())
+
+
+def _outcome(workspace: Workspace, name: str, *, fresh: bool) -> Outcome:
+    table = workspace.read(f"predictions/{name}")
+    failed = pc.sum(pc.equal(table["status"], "failed")).as_py()
+    right, judged = pc.sum(table["correct"]).as_py(), pc.count(table["correct"]).as_py()
+    accuracy = f"; {right / judged:.1%} of {judged} correct" if judged else ""
+    hint = f", {failed} failed (`cap status --failures` says why)" if failed else ""
+    text = f"{table.num_rows - failed} photos as {name}{accuracy}{hint}"
+    facts = {"run": name, "ok": table.num_rows - failed, "failed": failed}
+    if judged:
+        facts["accuracy"] = right / judged
+    return Outcome("score", text, facts, fresh)

@@ -1,0 +1,69 @@
+"""Fixtures: the shared photos, workspaces in temporary folders, and `cap` as a person runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from manifests.workspace import Workspace
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of real photos beside the repository."""
+    if not (SHARED / "photos.tsv").is_file():
+        pytest.skip(f"the real photos are not at ../shared/data: {SHARED.name} is missing")
+    return SHARED
+
+
+def save_photo(path: Path, seed: int, size: tuple[int, int] = (96, 72), **options) -> Path:
+    """A small photo with low-frequency structure, so that seeds hash apart."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse.resize(size, Image.Resampling.BICUBIC).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    """A folder with three classes of four photos each."""
+    root = tmp_path / "animals"
+    for number, name in enumerate(("ice bear", "lion", "otter")):
+        for index in range(4):
+            save_photo(root / name / f"{index}.jpg", seed=10 * number + index)
+    return root
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """An empty workspace over ImageNet-1K."""
+    root = tmp_path / "workspace"
+    root.mkdir()
+    (root / "cap.toml").write_text('label_space = "imagenet1k"\n')
+    return Workspace(root)
+
+
+def cap(*arguments: str | Path, cwd: Path, check: bool = True, **variables: str):
+    """Run the `cap` command in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    if check:
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+    return done

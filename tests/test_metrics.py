@@ -1,0 +1,91 @@
+"""Accuracies, intervals and drops are those of their published definitions."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from manifests.metrics import bootstrap_interval, evaluate_groups, wilson
+
+
+def test_wilson_gives_the_interval_of_newcombes_table():
+    # Newcombe, "Two-sided confidence intervals for the single proportion" (1998), table I, method 3.
+    low, high = wilson(np.array([81, 15, 0, 1]), np.array([263, 148, 20, 29]))
+    assert low == pytest.approx([0.2553, 0.0624, 0.0, 0.0061], abs=5e-5)
+    assert high == pytest.approx([0.3662, 0.1605, 0.1611, 0.1718], abs=5e-5)
+
+
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_the_accuracy_and_stays_within_0_and_1(counts):
+    correct, photos = counts
+    (low,), (high,) = wilson(np.array([correct]), np.array([photos]))
+    assert 0 <= low <= correct / photos <= high <= 1
+
+
+def example():
+    # Class 0: common 3/4, counter 1/2. Class 1: common 1/1, counter 0/3.
+    correct = np.array([1, 1, 1, 0, 1, 0, 1, 0, 0, 0], dtype=bool)
+    classes = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
+    groups = np.array(["common"] * 4 + ["counter"] * 2 + ["common"] + ["counter"] * 3)
+    return correct, classes, groups, np.arange(10), {0: "lion", 1: "otter"}
+
+
+def test_accuracy_is_the_mean_over_classes_and_plain_accuracy_the_mean_over_photos():
+    found = evaluate_groups(*example())
+    assert found.groups["common"].accuracy == pytest.approx((3 / 4 + 1) / 2)
+    assert found.groups["common"].plain_accuracy == pytest.approx(4 / 5)
+    assert found.groups["counter"].accuracy == pytest.approx((1 / 2 + 0) / 2)
+    assert found.drop == pytest.approx(0.875 - 0.25)
+    assert found.plain_drop == pytest.approx(0.8 - 0.2)
+    assert found.classes["otter"] == {"common": 1.0, "counter": 0.0}
+
+
+def test_a_split_with_one_group_has_no_drop():
+    correct, classes, groups, clusters, names = example()
+    rows = groups == "counter"
+    found = evaluate_groups(correct[rows], classes[rows], groups[rows], clusters[rows], names)
+    assert found.drop is None
+    assert found.drop_ci_low is None
+    assert list(found.groups) == ["counter"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_order_of_photos_does_not_matter(seed):
+    correct, classes, groups, clusters, names = example()
+    order = np.random.default_rng(seed).permutation(len(correct))
+    found = evaluate_groups(correct[order], classes[order], groups[order], clusters[order], names)
+    expected = evaluate_groups(correct, classes, groups, clusters, names)
+    assert found.drop == pytest.approx(expected.drop)
+    assert found.classes == expected.classes
+
+
+def test_intervals_are_wider_when_an_observers_photos_are_drawn_together():
+    rng = np.random.default_rng(1)
+    observers = np.repeat(np.arange(20), 10)
+    correct = np.repeat(rng.random(20) < 0.5, 10).astype(float)
+    strata = np.zeros(200, dtype=np.int64)
+
+    def accuracy(weights):
+        return (weights * correct).sum(axis=1) / weights.sum(axis=1)
+
+    apart = bootstrap_interval(accuracy, strata, np.arange(200))
+    together = bootstrap_interval(accuracy, strata, observers)
+    assert together[1] - together[0] > 2 * (apart[1] - apart[0])
+
+
+def test_bootstrap_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(7)
+    strata, clusters = np.zeros(80, dtype=np.int64), np.arange(80)
+    hits = 0
+    for trial in range(200):
+        correct = (rng.random(80) < 0.7).astype(float)
+
+        def accuracy(weights, correct=correct):
+            return (weights * correct).sum(axis=1) / weights.sum(axis=1)
+
+        low, high = bootstrap_interval(accuracy, strata, clusters, draws=300, seed=trial)
+        hits += low <= 0.7 <= high
+    assert 0.89 <= hits / 200 <= 0.99

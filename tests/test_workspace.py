@@ -1,0 +1,245 @@
+"""A workspace keeps what is done: resume equals an undisturbed run, and two writers never meet."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pyarrow as pa
+import pytest
+from conftest import REPOSITORY
+from hypothesis import HealthCheck, given, settings
+
+from manifests.errors import CapError, LockedError, TableError
+from manifests.progress import Progress
+from manifests.schema import DUPLICATES, LABELS, PHOTOS
+from manifests.tables import from_rows, table_digest, write_table
+from manifests.workspace import Job, Run, Workspace
+
+ITEMS = [f"photo-{number:03d}" for number in range(100)]
+
+
+def duplicates_of(items) -> pa.Table:
+    rows = [
+        {"photo_id": item, "status": "ok", "phash": number, "relation": "unique"}
+        for number, item in enumerate(items)
+    ]
+    return from_rows(rows, DUPLICATES.schema)
+
+
+def job(**changes) -> Job:
+    described = {
+        "table": "duplicates",
+        "stage": "dedup",
+        "parameters": {"distance": 6},
+        "inputs": {"photos": "abc"},
+    }
+    return Job(**{**described, **changes})
+
+
+def work(run: Run, upto: int | None = None) -> None:
+    """Do the batches, and stop before the one numbered `upto` as a kill would."""
+    for done, (index, batch) in enumerate(run.batches(ITEMS, 7, Progress())):
+        if done == upto:
+            return
+        run.save(index, duplicates_of(batch))
+    run.commit(run.saved())
+
+
+def test_a_table_with_its_receipt_is_fresh_for_the_same_job_only(workspace: Workspace):
+    work(workspace.begin(job()))
+    assert workspace.begin(job()).fresh
+    assert not Run(workspace, job(parameters={"distance": 7})).fresh
+    assert not Run(workspace, job(inputs={"photos": "abd"})).fresh
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stops=st.lists(st.integers(0, 14), max_size=5))
+def test_a_run_that_was_stopped_gives_the_same_table_and_repeats_only_the_batch_in_flight(
+    stops, tmp_path_factory
+):
+    tables, receipts = [], []
+    for attempts in (stops, []):
+        root = tmp_path_factory.mktemp("workspace")
+        (root / "cap.toml").touch()
+        workspace = Workspace(root)
+        for stop in attempts:
+            work(workspace.begin(job()), upto=stop)
+            if workspace.receipt("duplicates"):
+                break
+        else:
+            work(workspace.begin(job()))
+        tables.append(table_digest(workspace.read("duplicates")))
+        receipts.append(workspace.receipt("duplicates"))
+        assert not workspace.parts_folder("duplicates").exists()
+    assert tables[0] == tables[1]
+    counted = receipts[0].work
+    assert counted["batches_started"] <= counted["batches"] + counted["attempts"] - 1
+
+
+def test_at_most_200_batches_are_made_however_many_photos_there_are(workspace: Workspace):
+    batches, todo = workspace.begin(job())._cut(range(1_000_001), 64)
+    assert len(batches) == len(todo) <= 200
+    assert {len(batch) % 64 for batch in batches[:-1]} == {0}
+    assert sum(map(len, batches)) == 1_000_001
+
+
+def test_a_kill_between_table_and_receipt_is_finished_by_the_next_run(workspace: Workspace):
+    work(workspace.begin(job()))
+    receipt = workspace.receipt_path("duplicates")
+    whole = workspace.read("duplicates")
+    # As if killed before the receipt: the batches are there still.
+    receipt.unlink()
+    run = Run(workspace, job())
+    run.start()
+    for index, batch in run.batches(ITEMS, 7, Progress()):
+        run.save(index, duplicates_of(batch))
+    assert workspace.state("duplicates") == "unfinished"
+    work(workspace.begin(job()))
+    assert workspace.state("duplicates") == "fresh"
+    assert workspace.read("duplicates").equals(whole)
+
+
+def test_a_table_put_there_by_other_means_is_used_and_never_overwritten(workspace: Workspace):
+    write_table(workspace.table_path("duplicates"), duplicates_of(ITEMS), DUPLICATES)
+    assert workspace.state("duplicates") == "external"
+    assert workspace.read("duplicates").num_rows == 100
+    with pytest.raises(CapError, match="by other means; it is used as it is"):
+        workspace.begin(job())
+
+
+def test_a_table_changed_behind_its_receipt_counts_as_external(workspace: Workspace):
+    work(workspace.begin(job()))
+    write_table(workspace.table_path("duplicates"), duplicates_of(ITEMS[:50]), DUPLICATES)
+    assert workspace.state("duplicates") == "external"
+
+
+def photo(photo_id: str, source: str) -> dict[str, str]:
+    return {
+        "photo_id": photo_id,
+        "source": source,
+        "class_name": "lion",
+        "license": "cc0",
+        "status": "ok",
+    }
+
+
+def test_a_run_replaces_only_the_rows_of_its_own_source(workspace: Workspace):
+    for source, ids in (("folder", "ab"), ("inaturalist", "cd"), ("folder", "be")):
+        rows = [photo(f"{source}:{name}", source) for name in ids]
+        union = job(
+            table="photos", stage="collect", source=source, inputs={"listing": f"{source}{ids}"}
+        )
+        run = workspace.begin(union)
+        assert not run.fresh
+        run.commit(from_rows(rows, PHOTOS.schema))
+    assert workspace.read("photos")["photo_id"].to_pylist() == [
+        "folder:b",
+        "folder:e",
+        "inaturalist:c",
+        "inaturalist:d",
+    ]
+    assert set(workspace.receipt("photos").sources) == {"folder", "inaturalist"}
+    again = job(table="photos", stage="collect", source="inaturalist", inputs={"listing": "inaturalistcd"})
+    assert workspace.begin(again).fresh
+
+
+def test_a_receipt_tells_what_the_table_was_made_from(workspace: Workspace):
+    work(workspace.begin(job(seed=3)))
+    receipt = json.loads(workspace.receipt_path("duplicates").read_text())
+    assert receipt["stage"] == "dedup"
+    assert receipt["parameters"] == {"distance": 6}
+    assert receipt["inputs"] == {"photos": "abc"}
+    assert receipt["rows"] == {"total": 100, "ok": 100}
+    assert receipt["seed"] == 3
+    assert receipt["digest"] == table_digest(workspace.read("duplicates"))
+    assert receipt["versions"]["pyarrow"] == pa.__version__
+    assert receipt["started_at"] < receipt["ended_at"]
+
+
+def test_a_missing_table_names_the_command_that_makes_it(workspace: Workspace):
+    with pytest.raises(TableError, match=r"no labels table yet; run `cap annotate import FILE`"):
+        workspace.read("labels")
+
+
+def test_a_damaged_receipt_is_an_error_that_names_it(workspace: Workspace):
+    work(workspace.begin(job()))
+    workspace.receipt_path("duplicates").write_text('{"table": ')
+    with pytest.raises(TableError, match=r"duplicates\.json is not a receipt"):
+        workspace.state("duplicates")
+
+
+def test_a_folder_without_a_recipe_is_no_workspace(tmp_path: Path):
+    with pytest.raises(CapError, match=r"is no workspace .*cap init"):
+        Workspace(tmp_path)
+
+
+def test_the_nearest_parent_with_a_recipe_is_the_workspace(workspace: Workspace):
+    deep = workspace.root / "photos" / "ab"
+    deep.mkdir(parents=True)
+    assert Workspace.find(deep).root == workspace.root
+
+
+def hold_lock(root: Path, ready, leave) -> None:
+    with Workspace(root).lock("cap score"):
+        ready.set()
+        leave.wait()
+
+
+def test_a_second_process_is_told_who_holds_the_lock_and_a_kill_frees_it(workspace: Workspace):
+    context = multiprocessing.get_context("spawn")
+    ready, leave = context.Event(), context.Event()
+    holder = context.Process(target=hold_lock, args=(workspace.root, ready, leave))
+    holder.start()
+    assert ready.wait(30)
+    with (
+        pytest.raises(LockedError, match=f"`cap score` .process {holder.pid}, since"),
+        workspace.lock("cap dedup"),
+    ):
+        pass
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with workspace.lock("cap dedup"):
+        assert "cap dedup" in (workspace.root / ".cap" / "lock").read_text()
+    assert (workspace.root / ".cap" / "lock").read_text() == ""
+
+
+def test_forked_workers_do_not_hold_the_lock_of_a_killed_parent(workspace: Workspace):
+    script = f"""
+import os, time
+from pathlib import Path
+from manifests.workspace import Workspace
+with Workspace(Path({str(workspace.root)!r})).lock("cap score"):
+    child = os.fork()
+    if child == 0:
+        time.sleep(30)
+        os._exit(0)
+    print(child, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+    out = workspace.root / "pid"
+    with out.open("w") as stdout:
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=REPOSITORY, stdout=stdout, check=False
+        )
+    assert done.returncode == -signal.SIGKILL
+    child = int(out.read_text())
+    try:
+        with workspace.lock("cap dedup"):
+            os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_table_that_is_not_in_the_schema_is_refused_before_anything_is_written(workspace):
+    run = workspace.begin(job(table="labels", stage="annotate import"))
+    wrong = from_rows([{"photo_id": "a", "decision": "keep"}], LABELS.schema)
+    with pytest.raises(TableError, match="'annotators' has 1 nulls"):
+        run.commit(wrong)
+    assert not workspace.has("labels")
