@@ -29,7 +29,7 @@ docs: $(READY)
 	$(BIN)/python docs/generate.py
 
 bench: $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat --editable '.[bench]'
 	for script in benchmarks/startup.py benchmarks/hashing.py benchmarks/search.py benchmarks/scoring.py; do \
 	  $(BIN)/python $$script || exit 1; \
 	done
@@ -39,5 +39,5 @@ clean:
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[pipeline,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat --editable '.[pipeline,dev]'
 	touch $(READY)

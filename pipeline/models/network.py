@@ -1,0 +1,124 @@
+"""What the families share: device, precision, checkpoints without pickled code, and a first name.
+
+Every checkpoint is read with `weights_only`, so that a file can hold tensors and nothing that runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from manifests.errors import CapError
+
+if TYPE_CHECKING:
+    from pipeline.models.registry import ModelOptions, ModelSpec
+
+__all__ = ["casting", "choose_device", "choose_precision", "downloading", "read_checkpoint"]
+
+Tensors = Mapping[str, torch.Tensor]
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
+
+
+def choose_device(options: ModelOptions) -> torch.device:
+    """The device to run on.
+
+    Raises
+    ------
+    CapError
+        If the device asked for is not there.
+    """
+    if options.device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(options.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        msg = f"the device {options.device!r} is not to be had ({reason}); try --device auto"
+        raise CapError(msg) from error
+    return device
+
+
+def choose_precision(options: ModelOptions, device: torch.device) -> str:
+    """`bf16` or `float32`."""
+    if options.precision != "auto":
+        return options.precision
+    return "bf16" if device.type == "cuda" else "float32"
+
+
+def casting(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    """The context in which a forward pass runs: bf16 where asked for, else exactly float32."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def downloading(spec: ModelSpec) -> Iterator[None]:
+    """Around whatever may fetch weights from a hub: say what to do when it cannot be reached.
+
+    Raises
+    ------
+    CapError
+        Instead of the network's errors.
+    """
+    import httpx
+    import huggingface_hub.errors
+    import requests
+
+    try:
+        yield
+    # Hubs are reached through several libraries, each with errors of its own.
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        httpx.HTTPError,
+        requests.RequestException,
+        huggingface_hub.errors.HfHubHTTPError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        msg = (
+            f"the weights of {spec} could not be fetched ({reason}); get them elsewhere and give "
+            f"the file: {spec.family}:{spec.architecture}:FILE"
+        )
+        raise CapError(msg) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a checkpoint by name, in its order, without wrappers around them.
+
+    Raises
+    ------
+    CapError
+        If the file is no checkpoint, or holds anything but tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            found = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        msg = f"{path.name} is no checkpoint of tensors alone; nothing else in it is ever run"
+        raise CapError(msg) from error
+    for name in _WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(name), dict):
+            found = found[name]
+    if not isinstance(found, dict) or not found:
+        msg = f"{path.name} holds no tensors by name"
+        raise CapError(msg)
+    return {
+        str(name).removeprefix("module."): value
+        for name, value in found.items()
+        if isinstance(value, torch.Tensor)
+    }

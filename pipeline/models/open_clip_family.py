@@ -1,0 +1,270 @@
+"""The `open_clip` family: contrastive image-text models, scored zero-shot by cosine.
+
+Any architecture that open_clip knows, or a JSON file that describes one, with a published tag or a
+local checkpoint. The head is made from class names and prompt templates as in open_clip's own
+zero-shot evaluation: a class's features are the mean over templates, each of unit length.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from open_clip.transform import PreprocessCfg, image_transform_v2
+
+from manifests.errors import CapError
+from manifests.tables import replacing
+from pipeline.models.network import (
+    casting,
+    choose_device,
+    choose_precision,
+    downloading,
+    read_checkpoint,
+)
+from pipeline.models.registry import (
+    ModelOptions,
+    ModelSpec,
+    file_sha256,
+    register,
+    score_digest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL import Image
+
+    from manifests.vocabulary import LabelSpace
+
+__all__ = ["OpenClipModel", "check_activation", "templates"]
+
+_QUICK = "-quickgelu"
+_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".safetensors"}
+_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
+
+
+class OpenClipModel:
+    """An open_clip model with its zero-shot head; see `registry.Model`."""
+
+    score_kind = "cosine"
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        network: Any,
+        head: NDArray[np.float32],
+        description: dict[str, Any],
+    ) -> None:
+        self.name = str(spec)
+        self.description = description
+        self.digest = score_digest(description)
+        self.embedding_dim: int | None = int(head.shape[1])
+        self._network = network
+        self._device = torch.device(description["device"])
+        self._precision = str(description["precision"])
+        self._head = torch.from_numpy(head).to(self._device)
+        config = PreprocessCfg(**network.visual.preprocess_cfg)
+        self._transform = image_transform_v2(config, is_train=False)
+
+    @property
+    def preprocess(self) -> Callable[[Image.Image], torch.Tensor]:
+        """open_clip's own evaluation transform for this model."""
+        return self._transform
+
+    def score(self, batch: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Cosines (photos, labels) and image embeddings of unit length (photos, d)."""
+        with torch.inference_mode(), casting(self._device, self._precision):
+            features = self._network.encode_image(batch.to(self._device, non_blocking=True))
+        with torch.inference_mode():
+            features = torch.nn.functional.normalize(features.float(), dim=-1)
+            scores = features @ self._head.T
+        return scores.cpu().numpy(), features.cpu().numpy()
+
+
+def templates(prompts: str) -> tuple[str, ...]:
+    """Prompt templates, each with `{}` for the class name.
+
+    Raises
+    ------
+    CapError
+        If the text is neither `openai80` nor has exactly one `{}`.
+    """
+    if prompts == "openai80":
+        return tuple(make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES)
+    if prompts.count("{}") != 1 or prompts.replace("{}", "").strip("{}") != prompts.replace("{}", ""):
+        msg = f"the prompt {prompts!r} needs one {{}} for the class name (or is openai80)"
+        raise CapError(msg)
+    return (prompts,)
+
+
+def _architecture(name: str) -> tuple[str, dict[str, Any]]:
+    """Name of the architecture in open_clip's registry, and its configuration."""
+    path = Path(name)
+    if path.suffix == ".json":
+        try:
+            described = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            msg = f"the model configuration {name} cannot be read: {error}"
+            raise CapError(msg) from error
+        known = open_clip.get_model_config(path.stem)
+        if known is None:
+            open_clip.add_model_config(path)
+        elif known != described:
+            msg = f"open_clip has another architecture called {path.stem!r}; rename {path.name}"
+            raise CapError(msg)
+        return path.stem, described
+    if name not in open_clip.list_models():
+        close = difflib.get_close_matches(name, open_clip.list_models(), n=3)
+        msg = f"open_clip has no architecture {name!r}; nearest: {', '.join(close) or 'none'}"
+        raise CapError(msg)
+    config: dict[str, Any] = open_clip.get_model_config(name)
+    return name, config
+
+
+def _sibling(architecture: str) -> str:
+    """The same architecture with the other activation."""
+    if architecture.endswith(_QUICK):
+        return architecture.removesuffix(_QUICK)
+    return architecture + _QUICK
+
+
+def check_activation(architecture: str, tag: str) -> None:
+    """Refuse a published tag whose activation is not the architecture's.
+
+    open_clip loads such a pair with a warning and several points of accuracy less: OpenAI's and
+    LAION-400M's models were trained with QuickGELU, which the plain architectures lack.
+
+    Raises
+    ------
+    CapError
+        If they differ, or the tag is unknown; the message has the name that fits.
+    """
+    sibling = _sibling(architecture)
+    quick = bool(open_clip.get_model_config(architecture).get("quick_gelu", False))
+    published = open_clip.get_pretrained_cfg(architecture, tag)
+    # Some tags are listed under one activation only, others under both whatever they were.
+    trained = published or open_clip.get_pretrained_cfg(sibling, tag)
+    if not trained:
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        close = difflib.get_close_matches(tag, tags, n=3) or tags[:5]
+        msg = (
+            f"open_clip has no weights {tag!r} for {architecture}, and there is no such file; "
+            f"its tags: {', '.join(close) or 'none, give a file'}"
+        )
+        raise CapError(msg)
+    if bool(trained.get("quick_gelu", False)) != quick and open_clip.get_model_config(sibling):
+        used = "GELU" if quick else "QuickGELU"
+        other = "QuickGELU" if quick else "GELU"
+        msg = (
+            f"{tag} was trained with {used}, but {architecture} computes {other}; "
+            f"use open_clip:{sibling}:{tag}"
+        )
+        raise CapError(msg)
+
+
+def _weights(spec: ModelSpec, architecture: str) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint's file, and the preprocessing that its publisher gives, if any."""
+    if spec.weights is None:
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        named = f"one of its tags ({', '.join(tags[:5])}) or a file" if tags else "a file"
+        msg = f"{spec} needs weights: {named}, as {spec}:WEIGHTS"
+        raise CapError(msg)
+    path = Path(spec.weights)
+    if path.is_file():
+        return path, {}
+    if path.suffix in _SUFFIXES:
+        msg = f"there is no file {spec.weights}"
+        raise CapError(msg)
+    check_activation(architecture, spec.weights)
+    published = open_clip.get_pretrained_cfg(architecture, spec.weights)
+    with downloading(spec):
+        file = open_clip.download_pretrained(published)
+    return Path(file), {k: published[k] for k in _PREPROCESSING if published.get(k)}
+
+
+def _network(architecture: str, weights: Path, preprocessing: dict[str, Any]) -> Any:
+    network = open_clip.create_model(
+        architecture, pretrained=None, load_weights=False, force_preprocess_cfg=preprocessing
+    )
+    state = read_checkpoint(weights)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError:
+        # Older checkpoints need open_clip's own conversions.
+        try:
+            open_clip.load_checkpoint(network, str(weights), weights_only=True)
+        except (RuntimeError, KeyError, AttributeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            msg = f"{weights.name} does not fit {architecture}: {reason}"
+            raise CapError(msg) from error
+    return network.eval()
+
+
+def _text_features(
+    network: Any, architecture: str, labels: LabelSpace, prompts: tuple[str, ...], device: Any
+) -> NDArray[np.float32]:
+    tokenizer = open_clip.get_tokenizer(architecture)
+    with torch.inference_mode():
+        head = open_clip.build_zero_shot_classifier(
+            network, tokenizer, labels.names, prompts, device=device
+        )
+    return np.ascontiguousarray(head.T.float().cpu().numpy())
+
+
+def _cached_head(
+    cache: Path | None, key: dict[str, Any], compute: Callable[[], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Text features from the cache, or computed and put there."""
+    if cache is None:
+        return compute()
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    file = cache / f"{name}.npy"
+    if file.is_file():
+        found: NDArray[np.float32] = np.load(file, allow_pickle=False)
+        return found
+    head = compute()
+    with replacing(file) as temporary, temporary.open("wb") as handle:
+        np.save(handle, head)
+    return head
+
+
+@register("open_clip")
+def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> OpenClipModel:
+    """Load an open_clip model and make its zero-shot head."""
+    prompts = templates(options.prompts)
+    architecture, config = _architecture(spec.architecture)
+    weights, preprocessing = _weights(spec, architecture)
+    device = choose_device(options)
+    network = _network(architecture, weights, preprocessing).to(device)
+    description = {
+        "family": "open_clip",
+        "architecture": architecture,
+        "configuration": config,
+        "weights": weights.name if spec.weights and Path(spec.weights).is_file() else spec.weights,
+        "weights_sha256": file_sha256(weights),
+        "activation": "quickgelu" if config.get("quick_gelu") else "gelu",
+        "preprocessing": asdict(PreprocessCfg(**network.visual.preprocess_cfg)),
+        "label_space": labels.name,
+        "label_space_digest": labels.digest,
+        "prompts": list(prompts),
+        "precision": choose_precision(options, device),
+        "device": str(device),
+    }
+    key = {
+        name: description[name]
+        for name in ("architecture", "weights_sha256", "activation", "label_space_digest", "prompts")
+    }
+    head = _cached_head(
+        options.cache_dir,
+        key,
+        lambda: _text_features(network, architecture, labels, prompts, device),
+    )
+    return OpenClipModel(spec, network, head, description)

@@ -1,0 +1,201 @@
+"""What a model is, how it is named, and which families there are.
+
+Nothing here imports torch: a family's module is imported when one of its models is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from manifests.errors import CapError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from manifests.vocabulary import LabelSpace
+
+__all__ = [
+    "FAMILIES",
+    "Model",
+    "ModelOptions",
+    "ModelSpec",
+    "file_sha256",
+    "load_model",
+    "register",
+    "score_digest",
+]
+
+FAMILIES = {"open_clip": "pipeline.models.open_clip_family", "timm": "pipeline.models.timm_family"}
+"""Family names, and the module that registers each."""
+
+_EXAMPLE = "open_clip:ViT-B-32-quickgelu:laion400m_e31"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model's name in three parts; `weights` is a published tag or a local file."""
+
+    family: str
+    architecture: str
+    weights: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelSpec:
+        """Read FAMILY:ARCHITECTURE[:WEIGHTS].
+
+        Raises
+        ------
+        CapError
+            If a part is missing or the family is unknown.
+        """
+        family, _, rest = text.partition(":")
+        architecture, _, weights = rest.partition(":")
+        if family not in FAMILIES or not architecture:
+            msg = (
+                f"{text!r} is no model; write FAMILY:ARCHITECTURE[:WEIGHTS] with a family of "
+                f"{', '.join(FAMILIES)}, such as {_EXAMPLE}"
+            )
+            raise CapError(msg)
+        return cls(family, architecture, weights or None)
+
+    def __str__(self) -> str:
+        return ":".join(part for part in (self.family, self.architecture, self.weights) if part)
+
+    @property
+    def slug(self) -> str:
+        """The name as part of a file name: lower case, no folders, no suffixes of files."""
+        parts = [self.family, _file_stem(self.architecture), _file_stem(self.weights or "")]
+        return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def _file_stem(text: str) -> str:
+    """The stem of a path to a file; other names as they are."""
+    suffixes = {".json", ".pt", ".pth", ".bin", ".ckpt", ".safetensors"}
+    path = Path(text)
+    return path.stem if path.suffix in suffixes else path.name
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How to run a model.
+
+    Attributes
+    ----------
+    device
+        `auto` (CUDA, then MPS, then CPU) or a torch device.
+    precision
+        `float32`, `bf16`, or `auto`: bf16 on CUDA, else float32.
+    prompts
+        A template with `{}` for the class name, or `openai80` for OpenAI's 80 ImageNet templates.
+    cache_dir
+        Folder that keeps text features; None keeps none.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    prompts: str = "A photo of {}."
+    cache_dir: Path | None = None
+
+
+class Model(Protocol):
+    """A network ready to score images over a label space.
+
+    Attributes
+    ----------
+    name
+        The SPEC it was loaded from.
+    description
+        What a receipt records: family, architecture, weights and their sha256, activation,
+        preprocessing, label space, prompts, precision, device.
+    digest
+        sha256 over what decides the scores: all of the above but precision and device.
+    score_kind
+        `cosine` or `logit`.
+    embedding_dim
+        Length of an embedding, or None where the family has none.
+    """
+
+    name: str
+    description: dict[str, Any]
+    digest: str
+    score_kind: str
+    embedding_dim: int | None
+
+    @property
+    def preprocess(self) -> Callable[[Image.Image], torch.Tensor]:
+        """From an upright RGB image to a float32 tensor (3, H, W); can be pickled."""
+        ...
+
+    def score(
+        self, batch: torch.Tensor
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Scores (photos, labels) and embeddings of unit length (photos, d), both float32."""
+        ...
+
+
+Loader = Callable[["ModelSpec", "LabelSpace", ModelOptions], Model]
+
+_LOADERS: dict[str, Loader] = {}
+
+
+def register(family: str) -> Callable[[Loader], Loader]:
+    """A decorator for the function that loads a family's models."""
+
+    def decorate(load: Loader) -> Loader:
+        _LOADERS[family] = load
+        return load
+
+    return decorate
+
+
+def load_model(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> Model:
+    """Load a model and its head over a label space.
+
+    Raises
+    ------
+    CapError
+        If architecture, weights or device are not to be had, or do not fit each other.
+    """
+    importlib.import_module(FAMILIES[spec.family])
+    return _LOADERS[spec.family](spec, labels, options)
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes.
+
+    Raises
+    ------
+    CapError
+        If it cannot be read.
+    """
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        msg = f"the weights {path} cannot be read: {error.strerror or error}"
+        raise CapError(msg) from error
+
+
+def score_digest(description: Mapping[str, Any]) -> str:
+    """sha256 over those parts of a description that decide the scores."""
+    deciding = (
+        "family",
+        "architecture",
+        "weights_sha256",
+        "activation",
+        "preprocessing",
+        "label_space_digest",
+        "prompts",
+    )
+    text = json.dumps({name: description[name] for name in deciding}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
