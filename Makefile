@@ -7,10 +7,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint fmt docs bench clean
+.PHONY: demo test real lint fmt docs bench clean
 
 demo: $(READY)
 	$(BIN)/cap demo --seed $(SEED) --plant $(PLANT)
+
+real: $(READY)
+	$(BIN)/cap init real --recipe real
+	$(BIN)/cap --workspace real run
 
 test: $(READY)
 	$(BIN)/python -m pytest

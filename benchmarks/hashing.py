@@ -1,4 +1,4 @@
-"""Photos hashed per second: `cap dedup`'s hashing against imagededup's, on the same photos and cores.
+"""Photos hashed per second: `cap dedup` against imagededup, on the same photos and cores.
 
 Both are given the same files and the same number of processes, in turns, and the time of starting
 processes counts. The shared photos are few, so each is hashed several times over, through links.
@@ -11,13 +11,16 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.dedup.hashing import phash
 from pipeline.engine import map_ordered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "photos"
 TARGET = 2.0

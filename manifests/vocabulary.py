@@ -92,9 +92,10 @@ class LabelSpace:
                 key = _fold(text)
                 if key and index not in lookup.get(key, ()):
                     lookup[key] = (*lookup.get(key, ()), index)
+        named: dict[str, tuple[int, ...]] = {}
         for index, name in enumerate(self.names):
-            lookup[_fold(name)] = (index,)
-        return lookup
+            named[_fold(name)] = (*named.get(_fold(name), ()), index)
+        return lookup | named
 
     def index_of(self, text: str) -> int:
         """Class index for a name, its snake_case form, a synonym or a WordNet id.
@@ -108,7 +109,8 @@ class LabelSpace:
         if len(found) == 1:
             return found[0]
         if found:
-            choices = ", ".join(f"{self.names[i]!r}" for i in found)
+            # ImageNet has two classes called missile, and two called sunglasses.
+            choices = ", ".join(f"{self.names[i]!r} ({self.ids[i] or i})" for i in found)
             msg = f"class {text!r} may mean {choices} in {self.name}; write one of these"
             raise UnknownNameError(msg)
         spelled = {key: self.names[indices[0]] for key, indices in self._lookup.items()}

@@ -6,14 +6,17 @@ are decoded at a reduced scale, which takes a third of the time and hardly moves
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from manifests.photos import open_image
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 __all__ = ["phash"]
 
-# imagehash shrinks to 32x32. At three times that, over 814 photos, the hash is half a bit on average
-# and 4 bits at most from that of a full decode; at 48 pixels it is up to 8 bits away.
+# imagehash shrinks to 32x32. At three times that, over 814 photos, the hash is half a bit from
+# that of a full decode on average, and 4 bits at most; at 48 pixels it is up to 8 bits away.
 _DECODE_SIZE = (96, 96)
 
 

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from manifests.errors import CapError
 
-__all__ = ["PairSearch", "pairs_within"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["PairSearch", "choose_bands", "pairs_within", "search_bands"]
 
 BITS = 64
 

@@ -7,9 +7,11 @@ zero-shot evaluation: a class's features are the mean over templates, each of un
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +40,7 @@ from pipeline.models.registry import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from PIL import Image
 
@@ -190,10 +192,22 @@ def _weights(spec: ModelSpec, architecture: str) -> tuple[Path, dict[str, Any]]:
     return Path(file), {k: published[k] for k in _PREPROCESSING if published.get(k)}
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep open_clip from warning, on the root logger, of weights that are loaded right after."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+
+
 def _network(architecture: str, weights: Path, preprocessing: dict[str, Any]) -> Any:
-    network = open_clip.create_model(
-        architecture, pretrained=None, load_weights=False, force_preprocess_cfg=preprocessing
-    )
+    with _without_warnings():
+        network = open_clip.create_model(
+            architecture, pretrained=None, load_weights=False, force_preprocess_cfg=preprocessing
+        )
     state = read_checkpoint(weights)
     try:
         network.load_state_dict(state)

@@ -1,0 +1,84 @@
+"""Write the pages that follow from the code: `docs/tables.md` and the README's command list.
+
+`python docs/generate.py` writes them; `--check` only says whether they are as the code has them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from manifests.schema import SCHEMA_VERSION, TABLES, TableSchema
+from pipeline.cli import cap
+
+DOCS = Path(__file__).resolve().parent
+README = DOCS.parent / "README.md"
+BEGIN, END = "<!-- commands: generated -->\n", "<!-- end of commands -->\n"
+
+
+def table_page(spec: TableSchema) -> str:
+    """The section of one table: what a row is, then a line per column."""
+    rows = [
+        f"| {'**' + column.name + '**' if column.name in spec.key else column.name} "
+        f"| {column.type} | {'' if column.nullable else 'no'} | {spec.meaning(column.name)} |"
+        for column in spec.schema
+    ]
+    return "\n".join(
+        [
+            f"## {spec.name}",
+            "",
+            spec.summary,
+            "",
+            "| column | type | null | meaning |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def tables_page() -> str:
+    """All of `docs/tables.md`."""
+    head = (
+        "# Tables\n\n"
+        "Generated from `manifests/schema.py` by `make docs`. Bold columns are the key, by which a "
+        "table is sorted; `no` means that a column is never null. Times are UTC, fractions run "
+        f"from 0 to 1. Schema version {SCHEMA_VERSION}.\n\n"
+    )
+    return head + "\n".join(table_page(spec) for spec in TABLES.values())
+
+
+def commands(group: click.Group = cap, prefix: str = "cap") -> list[tuple[str, str]]:
+    """Every command with its one line of help."""
+    found = []
+    for name, command in sorted(group.commands.items()):
+        if isinstance(command, click.Group):
+            found += commands(command, f"{prefix} {name}")
+        else:
+            found.append((f"{prefix} {name}", command.get_short_help_str(limit=100)))
+    return found
+
+
+def readme() -> str:
+    """The README with its command list brought up to date."""
+    text = README.read_text("utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    rows = "\n".join(f"| `{name}` | {line} |" for name, line in commands())
+    return f"{before}{BEGIN}\n| command | what it does |\n|---|---|\n{rows}\n\n{END}{after}"
+
+
+def main() -> None:
+    """Write the pages, or check them."""
+    pages = {DOCS / "tables.md": tables_page(), README: readme()}
+    for path, text in pages.items():
+        if "--check" not in sys.argv:
+            path.write_text(text, "utf-8")
+        elif path.read_text("utf-8") != text:
+            sys.exit(f"{path.name} is not as the code has it; run `make docs`")
+
+
+if __name__ == "__main__":
+    main()
