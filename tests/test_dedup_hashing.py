@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
 
 import imagehash
 import numpy as np
@@ -16,6 +15,10 @@ from manifests.errors import PhotoError
 from manifests.photos import open_image
 from pipeline.dedup.hashing import phash
 from pipeline.dedup.search import pairs_within
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # For each EXIF orientation, how upright pixels are stored.
 STORED = {

@@ -1,0 +1,172 @@
+"""The engine: results in order, errors told, and no worker that outlives its parent."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from manifests.errors import CapError
+from pipeline.engine import Engine, map_ordered
+
+# A program whose two workers name themselves and then sleep far longer than the test waits.
+SLEEPERS = """
+import os, time
+from pipeline.engine import Engine
+
+def sleep(seconds):
+    os.write(1, f"{os.getpid()}\\n".encode())
+    time.sleep(seconds)
+
+if __name__ == "__main__":
+    with Engine(2, patience=0) as engine:
+        list(engine.map(sleep, [300, 300]))
+"""
+
+
+def double_slowly(number: int) -> int:
+    time.sleep(0.02 if number % 7 == 0 else 0.0)
+    return 2 * number
+
+
+def refuse_three(number: int) -> int:
+    if number == 3:
+        msg = "three is refused"
+        raise ValueError(msg)
+    return number
+
+
+def die_at_three(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def process_id(_: object) -> int:
+    time.sleep(0.01)
+    return os.getpid()
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or dead and only waiting for its parent to notice."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def end_within(seconds: float, pids: list[int]) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if all(ended(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture
+def sleepers(tmp_path):
+    """A process with two workers asleep in their work: the process and the workers' ids."""
+    script = tmp_path / "sleepers.py"
+    script.write_text(SLEEPERS)
+    with subprocess.Popen(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        yield process, [int(process.stdout.readline()) for _ in range(2)]
+        process.kill()
+
+
+@pytest.mark.parametrize(("workers", "patience"), [(1, 0.5), (2, 0.5), (2, 0.0), (2, 0.05)])
+def test_results_come_in_the_order_of_the_items(workers, patience):
+    with Engine(workers, patience=patience) as engine:
+        for count in (0, 1, 100):
+            assert list(engine.map(double_slowly, range(count))) == [
+                2 * number for number in range(count)
+            ]
+
+
+def test_map_ordered_gives_what_a_loop_would():
+    assert list(map_ordered(double_slowly, iter(range(90)), workers=2)) == list(range(0, 180, 2))
+
+
+def test_short_work_stays_in_this_process():
+    with Engine(2) as engine:
+        assert set(engine.map(process_id, range(5))) == {os.getpid()}
+
+
+def test_long_work_moves_to_workers_that_serve_later_calls_too():
+    with Engine(2, patience=0.03) as engine:
+        first = list(engine.map(process_id, range(60)))
+        later = set(engine.map(process_id, range(60)))
+    assert first[0] == os.getpid()
+    workers = set(first) - {os.getpid()}
+    assert 1 <= len(workers) <= 2
+    assert os.getpid() not in later
+    assert len(workers | later) <= 2
+
+
+def test_items_are_taken_a_bounded_number_ahead():
+    items = itertools.count()
+    with Engine(2, patience=0) as engine:
+        results = engine.map(double_slowly, items)
+        assert [next(results) for _ in range(10)] == list(range(0, 20, 2))
+        assert next(items) < 1000
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_exception_in_the_function_is_raised(workers):
+    with (
+        Engine(workers, patience=0) as engine,
+        pytest.raises(ValueError, match="three is refused"),
+    ):
+        list(engine.map(refuse_three, range(10)))
+
+
+def test_a_worker_that_dies_is_told_and_the_engine_works_again():
+    with Engine(2, patience=0) as engine:
+        with pytest.raises(CapError, match="worker process died.*run the same command again"):
+            list(engine.map(die_at_three, range(100)))
+        assert list(engine.map(double_slowly, range(20))) == list(range(0, 40, 2))
+
+
+def test_leaving_by_an_exception_does_not_wait_for_the_work_in_hand():
+    started = time.monotonic()
+
+    def leave() -> None:
+        with Engine(2, patience=0) as engine:
+            results = engine.map(time.sleep, [0.0, *[300.0] * 20])
+            next(results)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        leave()
+    assert time.monotonic() - started < 20
+
+
+def test_workers_end_when_their_parent_is_killed(sleepers):
+    process, workers = sleepers
+    assert not any(ended(worker) for worker in workers)
+    process.kill()
+    assert end_within(10, workers)
+
+
+def test_an_interrupt_ends_all_processes_with_one_traceback(sleepers):
+    process, workers = sleepers
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert end_within(10, workers)
+    assert errors.decode().rstrip().endswith("KeyboardInterrupt")
+    assert errors.count(b"Traceback") == 1
