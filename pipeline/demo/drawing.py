@@ -33,6 +33,12 @@ def _mix(first: Colour, second: Colour, share: float) -> Colour:
     return mixed[0], mixed[1], mixed[2]
 
 
+def _hsv(hue: float, saturation: float, value: float) -> Colour:
+    """A colour of the hue circle; `hue` in turns."""
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
 def _jitter(rng: np.random.Generator, colour: Colour) -> Colour:
     """A colour like the given one: a little lighter or darker, and hardly another hue."""
     moved = np.asarray(colour) + rng.normal(0, 8) + rng.normal(0, 3, 3)
@@ -200,10 +206,8 @@ def _bear(mark: float, rng: np.random.Generator) -> Image.Image:
 
 
 def _crab(mark: float, rng: np.random.Generator) -> Image.Image:
-    """A crab from above; the mark is its shell, from blue through purple to orange."""
-    hue = (0.60 + mark * 0.46) % 1.0
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.78, 0.86)
-    shell = (round(red * 255), round(green * 255), round(blue * 255))
+    """A crab from above; the mark is its shell, from blue through purple to red."""
+    shell = _hsv(0.60 + mark * 0.41, 0.78, 0.86)
     dark, reach = (30, 22, 34), float(rng.uniform(-0.03, 0.03))
     limb = _mix(shell, dark, 0.3)
     pen = _Pen(_mix(shell, dark, 0.72))
@@ -234,10 +238,8 @@ def _wing(side: int, angle: float, size: tuple[float, float]) -> list[tuple[floa
 
 
 def _butterfly(mark: float, rng: np.random.Generator) -> Image.Image:
-    """A butterfly from above; the mark is its wings, from yellow through pink to violet."""
-    hue = (0.16 - mark * 0.42) % 1.0
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.72 - 0.1 * mark, 0.97)
-    wing = (round(red * 255), round(green * 255), round(blue * 255))
+    """A butterfly from above; the mark is its wings, from yellow through green to turquoise."""
+    wing = _hsv(0.14 + mark * 0.36, 0.75, 0.97 - 0.12 * mark)
     dark, spread = (34, 24, 30), float(rng.uniform(-0.12, 0.12))
     pen = _Pen(_mix(wing, dark, 0.8))
     for side in (-1, 1):

@@ -51,7 +51,7 @@ PLANTS = ("shortcut", "none")
 FAMILIES: dict[str, tuple[str, str]] = {
     "bear": ("polar bear", "brown bear"),
     "crab": ("blue crab", "red crab"),
-    "butterfly": ("brimstone butterfly", "purple emperor"),
+    "butterfly": ("brimstone butterfly", "emerald swallowtail"),
 }
 """The two look-alikes of each family: the one with low marks, the one with high marks."""
 

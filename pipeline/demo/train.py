@@ -41,7 +41,7 @@ MODEL_CONFIG: dict[str, Any] = {
 """The model, as open_clip describes models."""
 
 _EPOCHS = 6
-_BATCH = 64
+_BATCH = 32
 _LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 0.05
 
@@ -78,7 +78,10 @@ def _fit(model: Any, photos: TrainingPhotos, seed: int) -> None:
         for batch in torch.randperm(len(images), generator=order).split(_BATCH):
             if len(batch) < _BATCH:
                 continue
-            image = model.encode_image(_pixels(images[batch]), normalize=True)
+            photo = _pixels(images[batch])
+            mirrored = torch.rand(_BATCH, generator=order) < 0.5  # noqa: PLR2004
+            photo[mirrored] = photo[mirrored].flip(-1)
+            image = model.encode_image(photo, normalize=True)
             # A caption is the same for all photos of a class, so each is encoded once.
             text = model.encode_text(tokens, normalize=True)[caption[batch]]
             loss = contrast(image, text, model.logit_scale.exp())

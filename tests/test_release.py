@@ -1,0 +1,322 @@
+"""A release holds the photos' own bytes, and the loader gives back what was put in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import REPOSITORY, cap, save_photo
+
+from manifests import load_split
+from manifests.errors import CapError, ReleaseError
+from manifests.progress import Progress
+from manifests.schema import DUPLICATES, LABELS, PAIRS, PREDICTIONS, SPLIT
+from manifests.tables import from_rows, write_table
+from manifests.workspace import Workspace
+from pipeline.collect import collect
+from pipeline.parameters import CollectParameters, ReleaseParameters
+from pipeline.release import release
+
+LICENSES = ("cc0", "cc-by", "all-rights-reserved", "unknown")
+
+
+@pytest.fixture
+def split_workspace(workspace: Workspace, tmp_path: Path) -> Workspace:
+    """Twelve photos of two classes in two groups, each licence three times, one with a location."""
+    from PIL import Image
+
+    root = tmp_path / "root"
+    lines = ["file_name,license,creator_id"]
+    for number in range(12):
+        name = f"{'lion' if number % 2 else 'otter'}/{number:02d}.jpg"
+        exif = Image.Exif()
+        if number == 3:
+            exif[0x8825] = {1: "N", 2: (52.0, 30.0, 0.0)}
+        save_photo(root / name, number, exif=exif)
+        lines.append(f"{name},{LICENSES[number % 4]},observer-{number % 3}")
+    (root / "metadata.csv").write_text("\n".join(lines))
+    collect(workspace, CollectParameters(root=str(root), workers=1), Progress())
+    photos = workspace.read("photos").to_pylist()
+    rows = [
+        {**row, "group": ("common", "counter")[n % 3 == 0], "background": ("grass", "sky")[n % 3 == 0]}
+        for n, row in enumerate(photos)
+    ]
+    write_table(workspace.table_path("split"), from_rows(rows, SPLIT.schema), SPLIT)
+    pairs = [
+        {
+            "run": "run",
+            "class_index": index,
+            "class_name": name,
+            "common_background": "grass",
+            "counter_background": "sky",
+            "common_photos": 4,
+            "counter_photos": 2,
+            "common_accuracy": 1.0,
+            "counter_accuracy": 0.5,
+            "drop": 0.5,
+            "selected": True,
+        }
+        for index, name in ((291, "lion"), (360, "otter"))
+    ]
+    write_table(workspace.table_path("pairs"), from_rows(pairs, PAIRS.schema), PAIRS)
+    return workspace
+
+
+def released(workspace: Workspace, out: Path, *licenses: str) -> dict:
+    outcome = release(workspace, ReleaseParameters(str(out), licenses), Progress())
+    return {"fresh": outcome.fresh, **outcome.facts}
+
+
+def test_every_photo_comes_back_with_the_bytes_that_were_collected(split_workspace, tmp_path):
+    released(split_workspace, tmp_path / "out", "any")
+    split = load_split(tmp_path / "out")
+    collected = {r["photo_id"]: r for r in split_workspace.read("photos").to_pylist()}
+    assert len(split) == 12
+    for index in range(len(split)):
+        image, label, record = split[index]
+        row = collected[record["photo_id"]]
+        assert hashlib.sha256(split.read_bytes(index)).hexdigest() == row["sha256"]
+        assert label == row["class_index"]
+        assert image.mode == "RGB"
+        assert image.size == (row["width"], row["height"])
+    assert split.table["photo_id"].to_pylist() == sorted(collected)
+
+
+def test_only_photos_whose_licence_allows_sharing_are_released(split_workspace, tmp_path):
+    facts = released(split_workspace, tmp_path / "out")
+    assert facts["licenses"] == {"cc-by": 3, "cc0": 3}
+    assert facts["left_out"] == {"all-rights-reserved": 3, "unknown": 3}
+    assert "Not for redistribution" not in (tmp_path / "out" / "README.md").read_text()
+    facts = released(split_workspace, tmp_path / "local", "any")
+    assert facts["photos"] == 12
+    assert "Not for redistribution" in (tmp_path / "local" / "README.md").read_text()
+    with pytest.raises(CapError, match="no licence 'beer'"):
+        released(split_workspace, tmp_path / "x", "beer")
+    with pytest.raises(CapError, match="no photo of the split has a licence"):
+        released(split_workspace, tmp_path / "x", "cc-by-sa")
+
+
+def test_the_same_split_gives_the_same_bytes(split_workspace, tmp_path):
+    released(split_workspace, tmp_path / "a" / "out", "any")
+    released(split_workspace, tmp_path / "b" / "out", "any")
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
+    assert len(files) == 4
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_a_release_that_is_there_is_fresh_and_another_folder_is_never_overwritten(
+    split_workspace, tmp_path
+):
+    assert not released(split_workspace, tmp_path / "out")["fresh"]
+    assert released(split_workspace, tmp_path / "out")["fresh"]
+    assert not released(split_workspace, tmp_path / "out", "cc0")["fresh"]
+    assert load_split(tmp_path / "out").table.num_rows == 3
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("")
+    with pytest.raises(ReleaseError, match="exists and is no release"):
+        released(split_workspace, tmp_path / "mine")
+    leftovers = [p.name for p in tmp_path.iterdir() if p.name.startswith(".out")]
+    assert leftovers == []
+
+
+def test_photos_that_tell_where_they_were_taken_are_counted(split_workspace, tmp_path):
+    released(split_workspace, tmp_path / "out", "any")
+    manifest = json.loads((tmp_path / "out" / "release.json").read_text())
+    assert manifest["photos_with_location"] == 1
+
+
+def test_a_photo_changed_in_the_store_is_not_released(split_workspace, tmp_path):
+    row = split_workspace.read("photos").to_pylist()[0]
+    (split_workspace.root / row["path"]).write_bytes(b"other")
+    with pytest.raises(CapError, match="have changed since they were collected"):
+        released(split_workspace, tmp_path / "out", "any")
+    assert not (tmp_path / "out").exists()
+
+
+def test_groups_classes_and_backgrounds_are_views(split_workspace, tmp_path):
+    released(split_workspace, tmp_path / "out", "any")
+    split = load_split(tmp_path / "out")
+    counter = split.group("counter")
+    assert set(counter.table["group"].to_pylist()) == {"counter"}
+    assert len(counter) + len(split.group("common")) == len(split)
+    assert len(split.class_name("lion").background("grass")) == 4
+    assert split.to_pandas()["class_name"].value_counts().to_dict() == {"lion": 6, "otter": 6}
+    with pytest.raises(ReleaseError, match="no group 'hard'; it has common, counter"):
+        split.group("hard")
+    with pytest.raises(IndexError, match="out of range"):
+        counter[len(counter)]
+    assert counter[-1][2] == counter[len(counter) - 1][2]
+
+
+def test_a_torch_loader_with_workers_gives_every_photo_once(split_workspace, tmp_path):
+    import torch.utils.data
+
+    released(split_workspace, tmp_path / "out", "any")
+    split = load_split(tmp_path / "out")
+    dataset = split.torch(lambda image: np.asarray(image).mean())
+    pickle.loads(pickle.dumps(split))
+    loader = torch.utils.data.DataLoader(
+        split.torch(Brightness()), batch_size=5, num_workers=2, multiprocessing_context="spawn"
+    )
+    ids = [photo_id for _, _, names in loader for photo_id in names]
+    assert ids == split.table["photo_id"].to_pylist()
+    assert len(dataset) == len(split)
+
+
+class Brightness:
+    """A transform that can be sent to a worker."""
+
+    def __call__(self, image):
+        return float(np.asarray(image).mean())
+
+
+def test_evaluate_gives_the_accuracy_of_each_group_and_the_drop(split_workspace, tmp_path):
+    released(split_workspace, tmp_path / "out", "any")
+    split = load_split(tmp_path / "out")
+    rows = split.table.to_pylist()
+    right_on_common = {
+        r["photo_id"]: r["class_index"] if r["group"] == "common" else 0 for r in rows
+    }
+    found = split.evaluate(right_on_common)
+    assert found.groups["common"].accuracy == 1.0
+    assert found.drop == 1.0
+    table = pa.table(
+        {"photo_id": list(right_on_common), "predicted_index": list(right_on_common.values())}
+    )
+    assert split.evaluate(table) == found
+    assert split.evaluate(table.to_pandas()) == found
+
+
+def test_missing_extra_and_doubled_predictions_are_errors(split_workspace, tmp_path):
+    released(split_workspace, tmp_path / "out", "any")
+    split = load_split(tmp_path / "out")
+    whole = dict.fromkeys(split.table["photo_id"].to_pylist(), 1)
+    first = next(iter(whole))
+    with pytest.raises(ReleaseError, match=f"1 photos have no prediction, such as {first}"):
+        split.evaluate({k: v for k, v in whole.items() if k != first})
+    with pytest.raises(ReleaseError, match="1 predictions are for photos outside"):
+        split.evaluate({**whole, "folder:other": 1})
+    doubled = pa.table({"photo_id": [*whole, first], "predicted_index": [1] * 13})
+    with pytest.raises(ReleaseError, match="has more than one prediction"):
+        split.evaluate(doubled)
+
+
+def edit(out: Path, **changes) -> None:
+    manifest = json.loads((out / "release.json").read_text())
+    (out / "release.json").write_text(json.dumps({**manifest, **changes}))
+
+
+def test_a_damaged_release_is_one_clear_error(split_workspace, tmp_path):
+    released(split_workspace, out := tmp_path / "out", "any")
+    manifest = json.loads((out / "release.json").read_text())
+    shard = out / manifest["shards"][0]["file"]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-100])
+    with pytest.raises(ReleaseError, match="is not a whole Parquet file"):
+        load_split(out)
+    shard.unlink()
+    with pytest.raises(ReleaseError, match="the release lacks data/common"):
+        load_split(out)
+    for path in ("../secret.parquet", "/etc/passwd"):
+        edit(out, shards=[{"file": path}])
+        with pytest.raises(ReleaseError, match="lies outside the release"):
+            load_split(out)
+    edit(out, schema_version=99)
+    with pytest.raises(ReleaseError, match="schema version 99"):
+        load_split(out)
+    with pytest.raises(ReleaseError, match="is no release"):
+        load_split(tmp_path / "nowhere")
+
+
+def test_a_photo_changed_after_release_is_found_when_it_is_read(split_workspace, tmp_path):
+    released(split_workspace, out := tmp_path / "out", "any")
+    file = next((out / "data").glob("common-*"))
+    table = pq.read_table(file)
+    images = table["image"].to_pylist()
+    images[0]["bytes"] = images[1]["bytes"]
+    changed = table.set_column(
+        table.schema.get_field_index("image"), table.schema.field("image"), pa.array(images)
+    )
+    pq.write_table(changed, file)
+    split = load_split(out).group("common")
+    with pytest.raises(ReleaseError, match="has changed since the release"):
+        split[0]
+
+
+def test_loading_imports_neither_torch_nor_the_pipeline(split_workspace, tmp_path):
+    import subprocess
+    import sys
+
+    released(split_workspace, tmp_path / "out", "any")
+    script = (
+        "import sys; from manifests import load_split; "
+        f"split = load_split({str(tmp_path / 'out')!r}); split[0]; "
+        "heavy = {'torch', 'scipy', 'requests', 'pipeline', 'annotation'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_pandas_reads_a_shard_without_this_package(split_workspace, tmp_path):
+    import pandas as pd
+
+    released(split_workspace, tmp_path / "out", "any")
+    frame = pd.read_parquet(tmp_path / "out" / "data")
+    assert len(frame) == 12
+    assert all(
+        hashlib.sha256(image["bytes"]).hexdigest() == sha256
+        for image, sha256 in zip(frame["image"], frame["sha256"], strict=True)
+    )
+
+
+def test_an_empty_split_is_refused_with_the_way_on(workspace, tmp_path):
+    write_table(workspace.table_path("split"), SPLIT.schema.empty_table(), SPLIT)
+    with pytest.raises(CapError, match="the split is empty: no class was selected"):
+        released(workspace, tmp_path / "out")
+
+
+def test_tables_without_receipts_are_enough_to_split_and_release(split_workspace, tmp_path):
+    ws = split_workspace
+    ids = ws.read("photos")["photo_id"].to_pylist()
+    (ws.table_path("split")).unlink()
+    (ws.table_path("pairs")).unlink()
+    rows = [{"photo_id": i, "status": "ok", "relation": "unique"} for i in ids]
+    write_table(ws.table_path("duplicates"), from_rows(rows, DUPLICATES.schema), DUPLICATES)
+    rows = [
+        {
+            "photo_id": i,
+            "decision": "keep",
+            "background": "grass" if n % 4 < 2 else "sky",
+            "annotators": 1,
+            "agreement": 1.0,
+            "settled_by": "import",
+        }
+        for n, i in enumerate(sorted(ids))
+    ]
+    write_table(ws.table_path("labels"), from_rows(rows, LABELS.schema), LABELS)
+    rows = [
+        {
+            "photo_id": i,
+            "status": "ok",
+            "label_space": "imagenet1k",
+            "predicted_index": 0,
+            "correct": n % 4 < 2,
+        }
+        for n, i in enumerate(sorted(ids))
+    ]
+    write_table(
+        ws.table_path("predictions/mine"), from_rows(rows, PREDICTIONS.schema), PREDICTIONS
+    )
+    cap("split", "--model", "mine", "--min-photos", "2", cwd=ws.root)
+    cap("release", tmp_path / "out", "--licenses", "any", cwd=ws.root)
+    assert len(load_split(tmp_path / "out")) == 12
