@@ -216,9 +216,7 @@ class Split:
         predicted = np.array([given[photo_id] for photo_id in ids])
         observers = [
             observer or photo_id
-            for observer, photo_id in zip(
-                self._rows["creator_id"].to_pylist(), ids, strict=True
-            )
+            for observer, photo_id in zip(self._rows["creator_id"].to_pylist(), ids, strict=True)
         ]
         return evaluate_groups(
             predicted == classes,
@@ -249,7 +247,9 @@ class PhotoDataset:
 def _as_mapping(predictions: pa.Table | pd.DataFrame | Mapping[str, int]) -> Mapping[str, int]:
     if isinstance(predictions, Mapping):
         return predictions
-    table = predictions if isinstance(predictions, pa.Table) else pa.table(dict(predictions.items()))
+    table = (
+        predictions if isinstance(predictions, pa.Table) else pa.table(dict(predictions.items()))
+    )
     missing = {"photo_id", "predicted_index"} - set(table.column_names)
     if missing:
         msg = f"the predictions have no column {sorted(missing)[0]!r}"

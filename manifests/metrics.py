@@ -105,9 +105,7 @@ def _class_means(correct: Bools, classes: Ints, weights: Floats) -> Floats:
         return np.asarray(right / totals, dtype=np.float64)
 
 
-def _cluster_weights(
-    strata: Ints, clusters: Ints, draws: int, rng: np.random.Generator
-) -> Floats:
+def _cluster_weights(strata: Ints, clusters: Ints, draws: int, rng: np.random.Generator) -> Floats:
     """How often each photo is drawn, (draws, photos), when whole clusters are drawn with
     replacement within each stratum."""
     weights = np.empty((draws, len(strata)))

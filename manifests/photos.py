@@ -19,7 +19,15 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from manifests.errors import PhotoError
 from manifests.tables import write_bytes
 
-__all__ = ["MAX_PIXELS", "PhotoFacts", "PhotoStore", "has_location", "inspect_photo", "open_image", "stored_path"]
+__all__ = [
+    "MAX_PIXELS",
+    "PhotoFacts",
+    "PhotoStore",
+    "has_location",
+    "inspect_photo",
+    "open_image",
+    "stored_path",
+]
 
 MAX_PIXELS = 100_000_000
 """Photos with more pixels are refused before they are decoded."""

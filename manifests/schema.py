@@ -208,7 +208,11 @@ PREDICTIONS = TableSchema(
             _column("target_score", pa.float32(), "its score: cosine, or logit for classifiers"),
             _column("margin", pa.float32(), "target_score minus the best other score"),
             _column("scores", pa.list_(pa.float32()), "scores over the label space, in its order"),
-            _column("embedding", pa.list_(pa.float16()), "image embedding of unit length (fixed-size list)"),
+            _column(
+                "embedding",
+                pa.list_(pa.float16()),
+                "image embedding of unit length (fixed-size list)",
+            ),
         ]
     ),
     optional=frozenset({"scores", "embedding"}),
@@ -328,4 +332,3 @@ def table_schema(name: str) -> TableSchema:
         If there is no such table.
     """
     return TABLES[name.partition("/")[0]]
-

@@ -96,13 +96,20 @@ def is_volatile(column: str) -> bool:
 def count_by(table: pa.Table, column: str) -> dict[str, int]:
     """How many rows hold each value of `column`, by value."""
     counts = pc.value_counts(table.column(column).combine_chunks()).to_pylist()
-    return {str(row["values"]): row["counts"] for row in sorted(counts, key=lambda c: str(c["values"]))}
+    return {
+        str(row["values"]): row["counts"] for row in sorted(counts, key=lambda c: str(c["values"]))
+    }
 
 
 def _fits(actual: pa.DataType, expected: pa.DataType) -> bool:
     # A fixed-size list stands for any list of the same values: its length depends on the model.
-    lists = (pa.types.is_list(expected), pa.types.is_list(actual) or pa.types.is_fixed_size_list(actual))
-    return bool(actual.equals(expected) or (all(lists) and actual.value_type == expected.value_type))
+    lists = (
+        pa.types.is_list(expected),
+        pa.types.is_list(actual) or pa.types.is_fixed_size_list(actual),
+    )
+    return bool(
+        actual.equals(expected) or (all(lists) and actual.value_type == expected.value_type)
+    )
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -154,7 +161,9 @@ def validate(table: pa.Table, spec: TableSchema) -> pa.Table:
         If a column is missing or of another type, a required value is null, a key occurs twice, or
         a value is outside the column's vocabulary.
     """
-    missing = [n for n in spec.schema.names if n not in table.column_names and n not in spec.optional]
+    missing = [
+        n for n in spec.schema.names if n not in table.column_names and n not in spec.optional
+    ]
     if missing:
         msg = f"column {missing[0]!r} is missing"
         raise TableError(msg)
@@ -174,9 +183,9 @@ def validate(table: pa.Table, spec: TableSchema) -> pa.Table:
     _check_key(table, spec)
     names = [n for n in spec.schema.names if n in table.column_names]
     extra = [n for n in table.column_names if n not in spec.schema.names]
-    fields = [
-        spec.schema.field(n).with_type(table.schema.field(n).type) for n in names
-    ] + [table.schema.field(n) for n in extra]
+    fields = [spec.schema.field(n).with_type(table.schema.field(n).type) for n in names] + [
+        table.schema.field(n) for n in extra
+    ]
     ordered = pa.table([table.column(f.name) for f in fields], schema=pa.schema(fields))
     return ordered.sort_by([(name, "ascending") for name in spec.key]).combine_chunks()
 

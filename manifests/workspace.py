@@ -457,7 +457,9 @@ class Workspace:
                 msg = f"{self.root} is being written by {holder}; wait for it, or stop it"
                 raise LockedError(msg) from error
             handle.truncate(0)
-            handle.write(f"`{command}` (process {os.getpid()}, since {now():%Y-%m-%d %H:%M:%S} UTC)")
+            handle.write(
+                f"`{command}` (process {os.getpid()}, since {now():%Y-%m-%d %H:%M:%S} UTC)"
+            )
             handle.flush()
             try:
                 yield

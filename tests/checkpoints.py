@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 
-def tiny_clip(config: Path, weights: Path, *, image_size: int = 32, seed: int = 0, **changes) -> str:
+def tiny_clip(
+    config: Path, weights: Path, *, image_size: int = 32, seed: int = 0, **changes
+) -> str:
     """Write a tiny CLIP's configuration and random weights; gives its SPEC."""
     import open_clip
     import torch
@@ -14,7 +16,13 @@ def tiny_clip(config: Path, weights: Path, *, image_size: int = 32, seed: int = 
 
     described = {
         "embed_dim": 16,
-        "vision_cfg": {"image_size": image_size, "layers": 1, "width": 32, "patch_size": 8},
+        "vision_cfg": {
+            "image_size": image_size,
+            "layers": 1,
+            "width": 32,
+            "patch_size": 8,
+            "head_width": 16,
+        },
         "text_cfg": {
             "context_length": 16,
             "vocab_size": 49408,

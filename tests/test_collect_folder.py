@@ -41,7 +41,13 @@ def test_photos_are_stored_as_their_original_bytes_under_their_digest(workspace,
 
 @pytest.mark.parametrize(
     ("folder", "index"),
-    [("polar bear", 296), ("polar_bear", 296), ("ICE-BEAR", 296), ("n02134084", 296), ("otter", 360)],
+    [
+        ("polar bear", 296),
+        ("polar_bear", 296),
+        ("ICE-BEAR", 296),
+        ("n02134084", 296),
+        ("otter", 360),
+    ],
 )
 def test_class_folders_may_carry_the_name_snake_case_synonym_or_wordnet_id(
     workspace, tmp_path, folder, index
@@ -70,7 +76,9 @@ def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size, without the pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(b"\0"))

@@ -119,7 +119,9 @@ def test_evaluating_the_runs_own_predictions_gives_the_accuracies_of_the_pairs(
     pairs = [row for row in finished.read("pairs").to_pylist() if row["selected"]]
     for pair in pairs:
         for group in ("common", "counter"):
-            assert found.classes[pair["class_name"]][group] == pytest.approx(pair[f"{group}_accuracy"])
+            assert found.classes[pair["class_name"]][group] == pytest.approx(
+                pair[f"{group}_accuracy"]
+            )
     assert found.drop == pytest.approx(sum(pair["drop"] for pair in pairs) / len(pairs))
     assert found.drop_ci_low < found.drop < found.drop_ci_high
 

@@ -44,7 +44,11 @@ def split_workspace(workspace: Workspace, tmp_path: Path) -> Workspace:
     collect(workspace, CollectParameters(root=str(root), workers=1), Progress())
     photos = workspace.read("photos").to_pylist()
     rows = [
-        {**row, "group": ("common", "counter")[n % 3 == 0], "background": ("grass", "sky")[n % 3 == 0]}
+        {
+            **row,
+            "group": ("common", "counter")[n % 3 == 0],
+            "background": ("grass", "sky")[n % 3 == 0],
+        }
         for n, row in enumerate(photos)
     ]
     write_table(workspace.table_path("split"), from_rows(rows, SPLIT.schema), SPLIT)
@@ -105,7 +109,9 @@ def test_only_photos_whose_licence_allows_sharing_are_released(split_workspace, 
 def test_the_same_split_gives_the_same_bytes(split_workspace, tmp_path):
     released(split_workspace, tmp_path / "a" / "out", "any")
     released(split_workspace, tmp_path / "b" / "out", "any")
-    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
+    files = sorted(
+        p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file()
+    )
     assert len(files) == 4
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
@@ -314,9 +320,7 @@ def test_tables_without_receipts_are_enough_to_split_and_release(split_workspace
         }
         for n, i in enumerate(sorted(ids))
     ]
-    write_table(
-        ws.table_path("predictions/mine"), from_rows(rows, PREDICTIONS.schema), PREDICTIONS
-    )
+    write_table(ws.table_path("predictions/mine"), from_rows(rows, PREDICTIONS.schema), PREDICTIONS)
     cap("split", "--model", "mine", "--min-photos", "2", cwd=ws.root)
     cap("release", tmp_path / "out", "--licenses", "any", cwd=ws.root)
     assert len(load_split(tmp_path / "out")) == 12

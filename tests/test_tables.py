@@ -161,9 +161,11 @@ def test_the_digest_changes_with_any_cell(rows, data):
     before = table_digest(from_rows(rows, ANNOTATIONS.schema))
     row = dict(rows[0])
     column = data.draw(st.sampled_from(["decision", "background", "reject_reasons"]))
-    row[column] = {"decision": "other", "background": "elsewhere", "reject_reasons": ["long reason"]}[
-        column
-    ]
+    row[column] = {
+        "decision": "other",
+        "background": "elsewhere",
+        "reject_reasons": ["long reason"],
+    }[column]
     assert table_digest(from_rows([row, *rows[1:]], ANNOTATIONS.schema)) != before
 
 

@@ -59,7 +59,9 @@ def test_a_table_with_its_receipt_is_fresh_for_the_same_job_only(workspace: Work
     assert not Run(workspace, job(inputs={"photos": "abd"})).fresh
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(stops=st.lists(st.integers(0, 14), max_size=5))
 def test_a_run_that_was_stopped_gives_the_same_table_and_repeats_only_the_batch_in_flight(
     stops, tmp_path_factory
@@ -146,7 +148,9 @@ def test_a_run_replaces_only_the_rows_of_its_own_source(workspace: Workspace):
         "inaturalist:d",
     ]
     assert set(workspace.receipt("photos").sources) == {"folder", "inaturalist"}
-    again = job(table="photos", stage="collect", source="inaturalist", inputs={"listing": "inaturalistcd"})
+    again = job(
+        table="photos", stage="collect", source="inaturalist", inputs={"listing": "inaturalistcd"}
+    )
     assert workspace.begin(again).fresh
 
 

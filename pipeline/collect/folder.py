@@ -153,7 +153,9 @@ def list_folder(root: Path, labels: LabelSpace, parameters: CollectParameters) -
         files = sorted(pair for folder in folders for pair in _files(folder, root))
         for file, error in files[: parameters.per_class]:
             relative = _printable(file.relative_to(root).as_posix())
-            photos.append(Photo(os.fspath(file.relative_to(root)), index, labels.names[index], error))
+            photos.append(
+                Photo(os.fspath(file.relative_to(root)), index, labels.names[index], error)
+            )
             stat = file.lstat()
             digest.update(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     if not photos:

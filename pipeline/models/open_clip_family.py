@@ -101,7 +101,9 @@ def templates(prompts: str) -> tuple[str, ...]:
     """
     if prompts == "openai80":
         return tuple(make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES)
-    if prompts.count("{}") != 1 or prompts.replace("{}", "").strip("{}") != prompts.replace("{}", ""):
+    if prompts.count("{}") != 1 or prompts.replace("{}", "").strip("{}") != prompts.replace(
+        "{}", ""
+    ):
         msg = f"the prompt {prompts!r} needs one {{}} for the class name (or is openai80)"
         raise CapError(msg)
     return (prompts,)
@@ -274,7 +276,13 @@ def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> OpenClip
     }
     key = {
         name: description[name]
-        for name in ("architecture", "weights_sha256", "activation", "label_space_digest", "prompts")
+        for name in (
+            "architecture",
+            "weights_sha256",
+            "activation",
+            "label_space_digest",
+            "prompts",
+        )
     }
     head = _cached_head(
         options.cache_dir,

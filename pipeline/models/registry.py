@@ -136,9 +136,7 @@ class Model(Protocol):
         """From an upright RGB image to a float32 tensor (3, H, W); can be pickled."""
         ...
 
-    def score(
-        self, batch: torch.Tensor
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def score(self, batch: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Scores (photos, labels) and embeddings of unit length (photos, d), both float32."""
         ...
 

@@ -34,15 +34,19 @@ def judged_photos(
         If the predictions are over another label space, or photos that people kept were not
         scored.
     """
-    kept = labels.filter(pc.and_(pc.equal(labels["decision"], "keep"), pc.is_valid(labels["background"])))
-    unique = duplicates.filter(pc.is_in(duplicates["relation"], pa.array(["unique", "keeper"])))
-    stored = photos.filter(pc.and_(pc.equal(photos["status"], "ok"), pc.is_valid(photos["class_index"])))
-    stored = stored.filter(pc.is_in(stored["photo_id"], unique["photo_id"].combine_chunks()))
-    tagged = stored.join(
-        kept.select(["photo_id", "background"]), "photo_id", join_type="inner"
+    kept = labels.filter(
+        pc.and_(pc.equal(labels["decision"], "keep"), pc.is_valid(labels["background"]))
     )
+    unique = duplicates.filter(pc.is_in(duplicates["relation"], pa.array(["unique", "keeper"])))
+    stored = photos.filter(
+        pc.and_(pc.equal(photos["status"], "ok"), pc.is_valid(photos["class_index"]))
+    )
+    stored = stored.filter(pc.is_in(stored["photo_id"], unique["photo_id"].combine_chunks()))
+    tagged = stored.join(kept.select(["photo_id", "background"]), "photo_id", join_type="inner")
     if not tagged.num_rows:
-        msg = "no photo is kept, unique and tagged; run `cap annotate import FILE`, see `cap status`"
+        msg = (
+            "no photo is kept, unique and tagged; run `cap annotate import FILE`, see `cap status`"
+        )
         raise CapError(msg)
     judged = _with_predictions(tagged, predictions)
     return judged.filter(pc.is_valid(judged["correct"])).sort_by("photo_id")

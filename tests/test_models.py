@@ -1,0 +1,300 @@
+"""Models: what a SPEC means, what is refused, and that scores depend on the model alone."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import open_clip
+import pytest
+import torch
+from checkpoints import tiny_clip
+from conftest import save_photo
+from hypothesis import given
+from PIL import Image
+
+from manifests.errors import CapError
+from manifests.photos import open_image
+from manifests.vocabulary import LabelSpace, label_space
+from pipeline.models import ModelOptions, ModelSpec, load_model
+from pipeline.models.open_clip_family import check_activation, templates
+from pipeline.models.scoring import PhotoRef, score_photos
+from pipeline.models.timm_family import match_tensors
+from pipeline.score import predictions_from
+
+ANIMALS = LabelSpace("animals", ("ant", "bee", "cat", "dog"), ("",) * 4, ((),) * 4)
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    return tiny_clip(folder / "small.json", folder / "small.safetensors")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> list[PhotoRef]:
+    folder = tmp_path_factory.mktemp("photos")
+    refs = [PhotoRef(str(n), save_photo(folder / f"{n}.jpg", n)) for n in range(9)]
+    refs[4].file.write_bytes(b"no photo")
+    return refs
+
+
+def load(spec: str, labels: LabelSpace = ANIMALS, **options):
+    return load_model(ModelSpec.parse(spec), labels, ModelOptions(device="cpu", **options))
+
+
+def scores(model, photos, **options) -> list:
+    return [row for batch in score_photos(model, photos, **options) for row in batch]
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_a_spec_reads_back_as_it_was_written(architecture, weights):
+    if not architecture or ":" in architecture:
+        return
+    spec = ModelSpec("timm", architecture, weights or None)
+    assert ModelSpec.parse(str(spec)) == spec
+    assert set(spec.slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+def test_a_slug_names_no_folder():
+    spec = ModelSpec.parse("timm:tf_efficientnet_lite0:/home/ann/weights/lite.pth")
+    assert spec.slug == "timm-tf-efficientnet-lite0-lite"
+    spec = ModelSpec.parse("open_clip:ViT-B-32-quickgelu:laion400m_e31")
+    assert spec.slug == "open-clip-vit-b-32-quickgelu-laion400m-e31"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ViT-B-32", "write FAMILY:ARCHITECTURE"),
+        ("clip:ViT-B-32", "a family of open_clip, timm"),
+        ("open_clip:ViT-B-33:openai", "no architecture 'ViT-B-33'; nearest: ViT-B-32"),
+        ("open_clip:ViT-B-32-quickgelu", "needs weights: one of its tags"),
+        ("open_clip:ViT-B-32:laion3b", "no weights 'laion3b' for ViT-B-32"),
+        ("open_clip:ViT-B-32:nowhere.pt", "there is no file nowhere.pt"),
+        ("timm:resnet5:a1_in1k", "no architecture 'resnet5'; nearest: resnet"),
+        ("timm:resnet50:b9", "no weights 'b9' for resnet50; its tags: .*a1_in1k"),
+        ("timm:resnet50:nowhere.pth", "there is no file nowhere.pth"),
+    ],
+)
+def test_a_model_that_is_not_to_be_had_is_one_line_with_what_there_is(text, message):
+    labels = label_space("imagenet1k")
+    with pytest.raises(CapError, match=message):
+        load(text, labels)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tag", "right"),
+    [
+        ("ViT-B-32", "laion400m_e31", "ViT-B-32-quickgelu:laion400m_e31"),
+        ("ViT-B-32", "openai", "ViT-B-32-quickgelu:openai"),
+        ("ViT-B-32-quickgelu", "laion2b_s34b_b79k", "ViT-B-32:laion2b_s34b_b79k"),
+        ("ViT-L-14", "openai", "ViT-L-14-quickgelu:openai"),
+    ],
+)
+def test_weights_trained_with_another_activation_are_refused_with_the_right_name(
+    architecture, tag, right
+):
+    with pytest.raises(CapError, match=f"use open_clip:{right}$"):
+        check_activation(architecture, tag)
+    check_activation(*right.split(":"))
+
+
+def test_weights_that_cannot_be_fetched_say_how_to_bring_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CapError, match="could not be fetched .* give the file: open_clip:ViT-B-32"):
+        load("open_clip:ViT-B-32-quickgelu:laion400m_e31")
+
+
+def test_scores_are_open_clips_own_zero_shot_cosines(spec, photos):
+    model = load(spec)
+    _, config, weights = spec.split(":")
+    network = open_clip.CLIP(**json.loads(Path(config).read_text())).eval()
+    open_clip.load_checkpoint(network, weights)
+    transform = open_clip.image_transform(32, is_train=False)
+    image = transform(open_image(photos[0].file))[None]
+    assert torch.equal(model.preprocess(open_image(photos[0].file))[None], image)
+    tokens = open_clip.SimpleTokenizer(context_length=16)([f"A photo of {n}." for n in ANIMALS.names])
+    with torch.no_grad():
+        expected = network.encode_image(image, normalize=True) @ network.encode_text(
+            tokens, normalize=True
+        ).T
+    found, embeddings = model.score(image)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
+    assert embeddings.shape == (1, model.embedding_dim)
+
+
+def test_scores_do_not_depend_on_batch_size_or_workers_and_a_bad_photo_is_a_row(spec, photos):
+    model = load(spec)
+    runs = [scores(model, photos, batch_size=b, workers=w) for b, w in ((1, 0), (4, 0), (4, 2))]
+    for run in runs:
+        assert [row.photo_id for row in run] == [photo.photo_id for photo in photos]
+        assert [row.error is None for row in run] == [n != 4 for n in range(9)]
+        assert "not an image" in run[4].error
+        for row, first in zip(run, runs[0], strict=True):
+            if row.error is None:
+                np.testing.assert_allclose(row.scores, first.scores, atol=1e-5)
+
+
+def test_a_model_that_returns_nan_gives_rows_that_say_so(spec, photos):
+    model = load(spec)
+    with torch.no_grad():
+        model._head[1] = float("nan")
+    rows = scores(model, photos[:2], batch_size=2, workers=0)
+    assert {row.error for row in rows} == {"the model returned a score that is not a number"}
+
+
+def test_the_digest_follows_what_decides_the_scores_and_nothing_else(spec, tmp_path):
+    first = load(spec)
+    _, config, weights = spec.split(":")
+    (tmp_path / "elsewhere").mkdir()
+    copy = shutil.copy(weights, tmp_path / "elsewhere" / "other-name.safetensors")
+    assert load(f"open_clip:{config}:{copy}").digest == first.digest
+    changed = tiny_clip(tmp_path / "small-1.json", tmp_path / "small-1.pt", seed=1)
+    others = [
+        load(spec, prompts="a sketch of {}"),
+        load(spec, LabelSpace("animals", ("ant", "bee"), ("",) * 2, ((),) * 2)),
+        load(changed),
+    ]
+    assert len({model.digest for model in [first, *others]}) == 4
+
+
+def test_the_receipts_description_says_all_that_is_needed_to_score_again(spec):
+    described = load(spec, prompts="openai80").description
+    assert described["family"] == "open_clip"
+    assert described["weights"] == "small.safetensors"
+    assert len(described["weights_sha256"]) == 64
+    assert described["activation"] == "gelu"
+    assert described["preprocessing"]["size"] == 32 or described["preprocessing"]["size"] == (32, 32)
+    assert len(described["prompts"]) == 80
+    assert described["precision"] == "float32"
+    assert json.loads(json.dumps(described)) == json.loads(json.dumps(described))
+
+
+def test_quickgelu_of_a_local_configuration_is_recorded(tmp_path):
+    spec = tiny_clip(tmp_path / "quick.json", tmp_path / "quick.pt", quick_gelu=True)
+    assert load(spec).description["activation"] == "quickgelu"
+
+
+def test_text_features_are_computed_once(spec, tmp_path, photos):
+    fresh = load(spec, cache_dir=tmp_path)
+    (file,) = tmp_path.iterdir()
+    again = load(spec, cache_dir=tmp_path)
+    assert again.digest == fresh.digest
+    image = fresh.preprocess(open_image(photos[0].file))[None]
+    np.testing.assert_array_equal(fresh.score(image)[0], again.score(image)[0])
+    np.save(file, np.zeros_like(np.load(file)))
+    assert (load(spec, cache_dir=tmp_path).score(image)[0] == 0).all()
+    load(spec, cache_dir=tmp_path, prompts="a sketch of {}")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_name_that_open_clip_has_is_not_replaced_by_a_file(tmp_path):
+    spec = tiny_clip(tmp_path / "ViT-B-32.json", tmp_path / "w.pt")
+    with pytest.raises(CapError, match=r"another architecture called 'ViT-B-32'; rename"):
+        load(spec)
+    assert open_clip.get_model_config("ViT-B-32")["embed_dim"] == 512
+
+
+class Payload:
+    """Pickled code, as a malicious checkpoint would hold."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("/tmp/cap-payload-ran"),)
+
+
+def test_a_checkpoint_with_pickled_code_is_refused_and_not_run(tmp_path):
+    path = tmp_path / "evil.pt"
+    path.write_bytes(pickle.dumps({"state_dict": Payload()}, protocol=2))
+    torch.save({"state_dict": Payload()}, tmp_path / "evil2.pt")
+    for file in (path, tmp_path / "evil2.pt"):
+        with pytest.raises(CapError, match="no checkpoint of tensors alone"):
+            load(f"timm:tf_efficientnet_lite0:{file}", label_space("imagenet1k"))
+    assert not Path("/tmp/cap-payload-ran").exists()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path, spec):
+    other = tiny_clip(tmp_path / "wide.json", tmp_path / "wide.pt", embed_dim=24)
+    config = spec.split(":")[1]
+    with pytest.raises(CapError, match=r"wide\.pt does not fit small"):
+        load(f"open_clip:{config}:{other.split(':')[2]}")
+
+
+def test_tensors_under_other_names_are_matched_in_order_if_shape_and_kind_agree():
+    wanted = {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(2)}
+    found = {"x.weight": torch.ones(2, 3), "x.bias": torch.ones(2)}
+    tensors, mapping = match_tensors(found, wanted, "f")
+    assert mapping == "by order"
+    assert tensors["a.weight"] is found["x.weight"]
+    assert match_tensors(wanted, wanted, "f")[1] == "by name"
+    for wrong in (
+        {"x.weight": torch.ones(3, 2), "x.bias": torch.ones(2)},
+        {"x.weight": torch.ones(2, 3), "x.running_mean": torch.ones(2)},
+        {"x.weight": torch.ones(2, 3)},
+        {**found, "y.bias": torch.ones(2)},
+    ):
+        with pytest.raises(CapError, match="f does not fit the architecture"):
+            match_tensors(wrong, wanted, "f")
+
+
+def test_the_packaged_efficientnet_is_read_with_its_own_preprocessing():
+    from test_real_photos import weights
+
+    model = load(f"timm:tf_efficientnet_lite0:{weights()}", label_space("imagenet1k"))
+    described = model.description
+    assert described["weights_mapping"] == "by order"
+    assert described["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+    assert described["preprocessing"]["crop_pct"] == 0.875
+    found, embeddings = model.score(torch.zeros(1, 3, 224, 224))
+    assert found.shape == (1, 1000)
+    assert embeddings.shape == (1, model.embedding_dim)
+    with pytest.raises(CapError, match="knows imagenet1k only, not animals"):
+        load(f"timm:tf_efficientnet_lite0:{weights()}", ANIMALS)
+
+
+def test_a_device_that_is_not_there_is_refused(spec):
+    with pytest.raises(CapError, match="device 'cuda:7' is not to be had"):
+        load_model(ModelSpec.parse(spec), ANIMALS, ModelOptions(device="cuda:7"))
+
+
+@pytest.mark.parametrize("prompts", ["A photo.", "{} and {}", "{0}", "{name} {}"])
+def test_a_prompt_without_one_place_for_the_class_is_refused(prompts):
+    with pytest.raises(CapError, match="needs one {} for the class name"):
+        templates(prompts)
+
+
+SCORES = st.lists(
+    st.lists(st.integers(-3, 3), min_size=4, max_size=4), min_size=1, max_size=5
+).map(lambda rows: np.array(rows, dtype=np.float32))
+
+
+@given(SCORES, st.data())
+def test_rank_margin_and_correctness_follow_from_the_scores(found, data):
+    targets = data.draw(
+        st.lists(st.integers(0, 3), min_size=len(found), max_size=len(found))
+    )
+    for row, target, values in zip(
+        predictions_from(targets, found, ANIMALS), targets, found, strict=True
+    ):
+        order = sorted(range(4), key=lambda i: (-values[i], i))
+        assert row["predicted_index"] == order[0]
+        assert row["target_rank"] == order.index(target) + 1
+        assert row["correct"] == (row["target_rank"] == 1)
+        best_other = max(v for i, v in enumerate(values) if i != target)
+        assert row["margin"] == values[target] - best_other
+        assert row["target_score"] == values[target]
+    assert "correct" not in predictions_from([None], found[:1], ANIMALS)[0]
+
+
+def test_a_png_with_transparency_and_a_grey_photo_become_rgb(tmp_path, spec):
+    model = load(spec)
+    Image.new("RGBA", (40, 40), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    Image.new("L", (40, 40), 99).save(tmp_path / "b.jpg")
+    refs = [PhotoRef(p.name, p) for p in sorted(tmp_path.iterdir())]
+    assert all(row.error is None for row in scores(model, refs, batch_size=2, workers=0))
