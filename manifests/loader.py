@@ -108,7 +108,8 @@ class Split:
 
     def to_pandas(self) -> pd.DataFrame:
         """The rows as a pandas frame (needs pandas)."""
-        return self.table.to_pandas()
+        frame: pd.DataFrame = self.table.to_pandas()
+        return frame
 
     def _where(self, column: str, value: object, known: list[Any]) -> Split:
         if value not in known:
@@ -229,7 +230,7 @@ class Split:
 
 
 class PhotoDataset:
-    """A split as `torch.utils.data.Dataset` takes it: length and items; safe in worker processes."""
+    """A split as torch's `DataLoader` takes it: length and items; safe in worker processes."""
 
     def __init__(self, split: Split, transform: Callable[[Image.Image], Any] | None) -> None:
         self._split = split

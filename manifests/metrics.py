@@ -106,8 +106,7 @@ def _class_means(correct: Bools, classes: Ints, weights: Floats) -> Floats:
 
 
 def _cluster_weights(strata: Ints, clusters: Ints, draws: int, rng: np.random.Generator) -> Floats:
-    """How often each photo is drawn, (draws, photos), when whole clusters are drawn with
-    replacement within each stratum."""
+    """How often each photo is drawn, (draws, photos), as whole clusters within each stratum."""
     weights = np.empty((draws, len(strata)))
     for stratum in np.unique(strata):
         rows = np.flatnonzero(strata == stratum)

@@ -23,7 +23,7 @@ def option(
     choices: tuple[str, ...] = (),
     metavar: str | None = None,
     argument: bool = False,
-) -> Any:  # noqa: ANN401 - as dataclasses.field, it stands for a value of the field's type
+) -> Any:
     """A dataclass field that the command line shows as an option.
 
     Parameters
@@ -48,4 +48,4 @@ def option(
         "metavar": metavar,
         "argument": argument,
     }
-    return dataclasses.field(default=default, metadata=described)  # type: ignore[call-overload]
+    return dataclasses.field(default=default, metadata=described)

@@ -36,10 +36,12 @@ class LineProgress(Progress):
     """A line at the start, at most one every five seconds, and one at the end."""
 
     def note(self, text: str) -> None:
+        """Print the line."""
         click.echo(text, err=True)
 
     @contextlib.contextmanager
     def task(self, label: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+        """Follow a loop, in lines."""
         started = last = time.monotonic()
         finished = done
         if done:
@@ -62,6 +64,7 @@ class BarProgress(LineProgress):
 
     @contextlib.contextmanager
     def task(self, label: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+        """Follow a loop, as a bar."""
         import sys
 
         with click.progressbar(

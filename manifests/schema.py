@@ -7,6 +7,7 @@ from 0 to 1. Nullable columns say when they are null.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -44,11 +45,11 @@ class TableSchema:
     key: tuple[str, ...]
     schema: pa.Schema
     optional: frozenset[str] = frozenset()
-    choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def meaning(self, column: str) -> str:
         """The line of meaning of a column."""
-        return (self.schema.field(column).metadata or {})[b"doc"].decode()
+        return str((self.schema.field(column).metadata or {})[b"doc"], "utf-8")
 
     def metadata(self) -> dict[bytes, bytes]:
         """Parquet key-value metadata that marks a file as this table at this schema version."""

@@ -204,11 +204,15 @@ def read_table(path: Path, spec: TableSchema) -> pa.Table:
         msg = f"there is no {spec.name} table ({path.name})"
         raise TableError(msg) from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
-        msg = f"{path} is not a whole Parquet file ({str(error).splitlines()[0]}); remove it and run its stage again"
+        reason = str(error).splitlines()[0]
+        msg = f"{path} is not a whole Parquet file ({reason}); remove it and run its stage again"
         raise TableError(msg) from error
     version = (table.schema.metadata or {}).get(b"cap.schema_version")
     if version is not None and version != b"%d" % SCHEMA_VERSION:
-        msg = f"{path} has schema version {version.decode()}, this cap reads {SCHEMA_VERSION}; run its stage again"
+        msg = (
+            f"{path} has schema version {version.decode()}, this cap reads {SCHEMA_VERSION}; "
+            "run its stage again"
+        )
         raise TableError(msg)
     try:
         return validate(table.replace_schema_metadata(None), spec)

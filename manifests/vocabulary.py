@@ -44,7 +44,7 @@ def _split(text: str) -> tuple[str, ...]:
 
 
 def _fold(text: str) -> str:
-    """A name as it is compared: lower case, runs of spaces, hyphens and underscores as one space."""
+    """A name as it is compared: in lower case, with one space for spaces, hyphens, underscores."""
     return re.sub(r"[\s_\-]+", " ", text).strip().casefold()
 
 

@@ -1,1 +1,1 @@
-"""The stages that turn animal photos into a released common/counter split, and the `cap` command."""
+"""The stages from animal photos to a released common/counter split, and the `cap` command."""

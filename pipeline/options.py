@@ -24,7 +24,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Parameters = TypeVar("Parameters")
 
 
-class CommaList(click.ParamType):
+class CommaList(click.ParamType[tuple[str, ...]]):
     """A list written `A,B` on the command line and `["A", "B"]` in a file."""
 
     name = "list"
@@ -145,7 +145,7 @@ def _sections(recipe: dict[str, Any], group: click.Group, base: Path, prefix: st
 
 
 def defaults_from(recipe: dict[str, Any], group: click.Group, base: Path) -> dict[str, Any]:
-    """click's `default_map` from a recipe.
+    """Click's `default_map` from a recipe.
 
     Raises
     ------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from manifests.errors import CapError
 from manifests.schema import PREDICTIONS
@@ -55,7 +56,7 @@ class _Target:
 
 
 def predictions_from(
-    class_indices: Sequence[int | None], scores: np.ndarray, labels: LabelSpace
+    class_indices: Sequence[int | None], scores: NDArray[np.float32], labels: LabelSpace
 ) -> list[dict[str, Any]]:
     """Columns of `predictions` that follow from scores.
 

@@ -62,7 +62,7 @@ def _classes(workspace: Workspace) -> list[dict[str, Any]]:
         if related in {"exact", "near"}:
             count["duplicates"] += 1
         elif photo["status"] == "ok":
-            count[decision.get(photo["photo_id"], "open")] += 1
+            count[decision.get(photo["photo_id"]) or "open"] += 1
     names = ("asked", "ok", "failed", "duplicates", "keep", "reject", "open")
     return [{"class": k, **{n: counts[k][n] for n in names}} for k in sorted(counts)]
 

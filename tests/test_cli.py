@@ -235,7 +235,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(workspace, animals):
     assert done.returncode == 1
     assert done.stderr.startswith("Error: could not write")
     assert "Traceback" not in done.stderr
-    leftovers = [p for p in (workspace.root / "photos").rglob("*.tmp")]
+    leftovers = list((workspace.root / "photos").rglob("*.tmp"))
     assert leftovers == []
     assert cap("collect", "--root", animals, cwd=workspace.root).stdout == "collect: 12 photos\n"
 

@@ -59,7 +59,7 @@ def test_class_folders_may_carry_the_name_snake_case_synonym_or_wordnet_id(
 
 def test_an_unknown_class_is_an_error_with_the_nearest_names(workspace, animals):
     (animals / "polr bear").mkdir()
-    with pytest.raises(UnknownNameError, match="no class 'polr bear' .* nearest: polar bear"):
+    with pytest.raises(UnknownNameError, match=r"no class 'polr bear' .* nearest: polar bear"):
         collected(workspace, animals)
     assert not workspace.has("photos")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import TYPE_CHECKING
 
 import imagehash
 import numpy as np
@@ -15,7 +16,6 @@ from manifests.errors import PhotoError
 from manifests.photos import open_image
 from pipeline.dedup.hashing import phash
 from pipeline.dedup.search import pairs_within
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path

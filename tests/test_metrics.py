@@ -11,7 +11,7 @@ from manifests.metrics import bootstrap_interval, evaluate_groups, wilson
 
 
 def test_wilson_gives_the_interval_of_newcombes_table():
-    # Newcombe, "Two-sided confidence intervals for the single proportion" (1998), table I, method 3.
+    # Newcombe, "Two-sided confidence intervals for the single proportion" (1998), table I.
     low, high = wilson(np.array([81, 15, 0, 1]), np.array([263, 148, 20, 29]))
     assert low == pytest.approx([0.2553, 0.0624, 0.0, 0.0061], abs=5e-5)
     assert high == pytest.approx([0.3662, 0.1605, 0.1611, 0.1718], abs=5e-5)

@@ -58,7 +58,7 @@ def _mottled(
     coarse = rng.random((cells[1], cells[0]), dtype=np.float32)
     smooth = Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     share = np.clip(np.asarray(smooth), 0, 1)[..., None]
-    low, high = np.float32(_jitter(rng, dark)), np.float32(_jitter(rng, light))
+    low, high = (np.asarray(_jitter(rng, end), np.float32) for end in (dark, light))
     grain = rng.normal(0, 4, (SIDE, SIDE, 1)).astype(np.float32)
     return np.asarray(low + (high - low) * share + grain, dtype=np.float32)
 

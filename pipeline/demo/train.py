@@ -40,9 +40,9 @@ MODEL_CONFIG: dict[str, Any] = {
 }
 """The model, as open_clip describes models."""
 
-_EPOCHS = 6
+_EPOCHS = 5
 _BATCH = 32
-_LEARNING_RATE = 2e-3
+_LEARNING_RATE = 3e-3
 _WEIGHT_DECAY = 0.05
 
 

@@ -79,7 +79,8 @@ class OpenClipModel:
     @property
     def preprocess(self) -> Callable[[Image.Image], torch.Tensor]:
         """open_clip's own evaluation transform for this model."""
-        return self._transform
+        transform: Callable[[Image.Image], torch.Tensor] = self._transform
+        return transform
 
     def score(self, batch: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Cosines (photos, labels) and image embeddings of unit length (photos, d)."""

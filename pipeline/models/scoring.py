@@ -43,7 +43,7 @@ class PhotoRef:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model says of one photo: scores (labels,) and embedding (d,), or why there are none."""
+    """What a model says of a photo: scores (labels,) and embedding (d,), or why there are none."""
 
     photo_id: str
     scores: NDArray[np.float32] | None
@@ -53,7 +53,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Decoded photos: tensors of those that could be, (good, 3, H, W), and an error or None each."""
+    """Decoded photos: a tensor of the good ones, (good, 3, H, W), and an error or None for each."""
 
     images: torch.Tensor | None
     errors: list[str | None]
@@ -100,9 +100,9 @@ def _batches(
 
 
 def _results(model: Model, photos: Sequence[PhotoRef], batch: _Batch) -> list[Scored]:
-    if batch.images is None:
-        scores, embeddings = np.empty((0, 0), np.float32), None
-    else:
+    scores: NDArray[np.float32] = np.empty((0, 0), np.float32)
+    embeddings: NDArray[np.float32] | None = None
+    if batch.images is not None:
         scores, embeddings = model.score(batch.images)
     rows = iter(range(len(scores)))
     results = []

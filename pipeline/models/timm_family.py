@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import timm
-import timm.data
 import torch
 from numpy.typing import NDArray
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
 
 from manifests.errors import CapError
 from manifests.vocabulary import label_space
@@ -56,13 +57,11 @@ class TimmModel:
         self._network = network
         self._device = torch.device(description["device"])
         self._precision = str(description["precision"])
-        self._transform = timm.data.create_transform(
-            **timm.data.resolve_model_data_config(network), is_training=False
-        )
+        self._transform = create_transform(**resolve_model_data_config(network), is_training=False)
 
     @property
     def preprocess(self) -> Callable[[Image.Image], torch.Tensor]:
-        """timm's own evaluation transform for this model."""
+        """Timm's own evaluation transform for this model."""
         transform: Callable[[Image.Image], torch.Tensor] = self._transform
         return transform
 
@@ -138,7 +137,7 @@ def _published(spec: ModelSpec) -> tuple[Any, str, str]:
         msg = f"timm has no weights {spec.weights!r} for {spec.architecture}; its tags: {listed}"
         raise CapError(msg)
     with downloading(spec):
-        network = timm.create_model(name, pretrained=True)
+        network: Any = timm.create_model(name, pretrained=True)
     tag = str(network.pretrained_cfg.get("tag") or spec.weights)
     return network, tag, _tensors_sha256(network.state_dict())
 
@@ -189,7 +188,7 @@ def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> TimmMode
         msg = f"{spec} has {network.num_classes} classes, not ImageNet-1K's {_CLASSES}"
         raise CapError(msg)
     device = choose_device(options)
-    data = timm.data.resolve_model_data_config(network)
+    data = resolve_model_data_config(network)
     description = {
         "family": "timm",
         "architecture": spec.architecture,

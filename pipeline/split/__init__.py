@@ -71,7 +71,7 @@ def split(workspace: Workspace, parameters: SplitParameters, progress: Progress)
 
 
 def split_rows(judged: pa.Table, pairs: list[dict[str, Any]]) -> pa.Table:
-    """Rows of `split`: the judged photos of the selected classes that lie in one of their groups."""
+    """Rows of `split`: the judged photos that lie in a group of a selected class."""
     group_of: Mapping[tuple[int, str], str] = {
         (pair["class_index"], pair[f"{group}_background"]): group
         for pair in pairs
