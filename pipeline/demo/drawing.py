@@ -186,7 +186,7 @@ class _Pen:
 def _bear(mark: float, rng: np.random.Generator) -> Image.Image:
     """A bear from the side; the mark is its fur, from cream to dark brown."""
     cream, tan, brown = (248, 240, 220), (184, 134, 84), (84, 50, 28)
-    fur = _mix(cream, tan, mark * 2) if mark < 0.5 else _mix(tan, brown, mark * 2 - 1)  # noqa: PLR2004
+    fur = _mix(cream, tan, mark * 2) if mark < 0.5 else _mix(tan, brown, mark * 2 - 1)
     shade, dark = _mix(fur, (30, 20, 14), 0.25), (36, 26, 22)
     stride = float(rng.uniform(-0.03, 0.03))
     pen = _Pen(_mix(fur, dark, 0.75))
@@ -263,7 +263,7 @@ ANIMALS: dict[str, Callable[[float, np.random.Generator], Image.Image]] = {
 
 def _place(rng: np.random.Generator, photo: Image.Image, animal: Image.Image) -> None:
     """Put the animal, turned and scaled, with its shadow, somewhere into the photo."""
-    if rng.random() < 0.5:  # noqa: PLR2004
+    if rng.random() < 0.5:
         animal = animal.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     animal = animal.rotate(float(rng.uniform(-25, 25)), Image.Resampling.BILINEAR)
     across = int(rng.integers(66, 92))
