@@ -78,7 +78,7 @@ def measure(photos: Path, copies: int, rounds: int, workers: int) -> dict[str, f
 
 @click.command()
 @click.option("--photos", type=click.Path(path_type=Path, file_okay=False), default=PHOTOS)
-@click.option("--copies", default=12, show_default=True, help="Times that each photo is hashed.")
+@click.option("--copies", default=20, show_default=True, help="Times that each photo is hashed.")
 @click.option("--rounds", default=3, show_default=True, help="Turns, of which the median counts.")
 @click.option("--workers", default=2, show_default=True, help="Processes for each side.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")

@@ -18,6 +18,7 @@ from manifests.tables import table_digest
 from manifests.workspace import Workspace
 
 KILLS = 20
+PHOTOS = 900
 CLASSES = ("ant", "bee", "cat")
 TABLES = ("photos", "duplicates", "annotations", "labels", "groups", "pairs", "split")
 
@@ -27,9 +28,9 @@ def study(tmp_path_factory) -> Path:
     """Photos, tags, a label space and a tiny model; workspaces are made beside them."""
     folder = tmp_path_factory.mktemp("study")
     tags = ["path,background"]
-    for number in range(1200):
+    for number in range(PHOTOS):
         name = f"{CLASSES[number % 3]}/{number:04d}.jpg"
-        save_photo(folder / "animals" / name, number, size=(900, 700), quality=85)
+        save_photo(folder / "animals" / name, number, size=(800, 600), quality=85)
         tags.append(f"{name},{('grass', 'sky')[number % 2]}")
     (folder / "tags.csv").write_text("\n".join(tags))
     (folder / "space.csv").write_text("name\n" + "\n".join(CLASSES))
@@ -87,7 +88,6 @@ def test_twenty_kills_at_random_moments_end_in_the_same_tables(study: Path):
     begun = time.monotonic()
     assert start(undisturbed).wait(600) == 0
     duration = time.monotonic() - begun
-    # The stages import for seconds; moments are uniform over a run, until enough have hit.
     moments = random.Random(5)
     kills = partly = 0
     totals = {"batches": 0, "batches_started": 0, "attempts": 0}
@@ -132,4 +132,4 @@ def test_a_half_written_table_from_elsewhere_does_not_stop_its_stage(study: Path
     assert "remove it and run its stage again" in done.stderr
     table.unlink()
     cap("collect", cwd=root)
-    assert Workspace(root).read("photos").num_rows == 1200
+    assert Workspace(root).read("photos").num_rows == PHOTOS

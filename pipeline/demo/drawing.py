@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 __all__ = ["ANIMALS", "SCENERIES", "SIDE", "draw_photo"]
 
@@ -59,8 +59,8 @@ def _mottled(
     smooth = Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     share = np.clip(np.asarray(smooth), 0, 1)[..., None]
     low, high = (np.asarray(_jitter(rng, end), np.float32) for end in (dark, light))
-    grain = rng.normal(0, 4, (SIDE, SIDE, 1)).astype(np.float32)
-    return np.asarray(low + (high - low) * share + grain, dtype=np.float32)
+    grain = 4 * rng.standard_normal((SIDE, SIDE, 1), dtype=np.float32)
+    return low + (high - low) * share + grain
 
 
 def _as_image(pixels: NDArray[np.float32]) -> Image.Image:
@@ -265,11 +265,11 @@ def _place(rng: np.random.Generator, photo: Image.Image, animal: Image.Image) ->
     """Put the animal, turned and scaled, with its shadow, somewhere into the photo."""
     if rng.random() < 0.5:
         animal = animal.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    animal = animal.rotate(float(rng.uniform(-25, 25)), Image.Resampling.BILINEAR)
     across = int(rng.integers(66, 92))
-    animal = animal.resize((across, across), Image.Resampling.BOX, reducing_gap=None)
-    room = SIDE - across
-    left, top = (int(rng.integers(-4, room + 5)) for _ in range(2))
+    animal = animal.resize((across, across), Image.Resampling.BOX)
+    animal = animal.rotate(float(rng.uniform(-25, 25)), Image.Resampling.BICUBIC, expand=True)
+    # Up to 4 pixels may lie outside the photo; the corners of the animal's picture are empty.
+    left, top = (int(rng.integers(-4, SIDE - length + 5)) for length in animal.size)
     shadow = animal.getchannel("A").filter(ImageFilter.BoxBlur(3)).point(lambda a: a * 2 // 5)
     photo.paste((16, 18, 26), (left + 3, top + 5), shadow)
     photo.paste(animal, (left, top), animal)
@@ -296,5 +296,4 @@ def draw_photo(rng: np.random.Generator, family: str, background: str, mark: flo
     """
     photo = SCENERIES[background](rng)
     _place(rng, photo, ANIMALS[family](mark, rng))
-    light = float(rng.uniform(0.93, 1.05))
-    return photo.point(lambda value: min(255, round(value * light)))
+    return ImageEnhance.Brightness(photo).enhance(float(rng.uniform(0.93, 1.05)))

@@ -74,11 +74,12 @@ def _fit(model: Any, photos: TrainingPhotos, seed: int) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=steps)
     contrast = ClipLoss()
     model.train()
+    model.visual.to(memory_format=torch.channels_last)
     for _ in range(_EPOCHS):
         for batch in torch.randperm(len(images), generator=order).split(_BATCH):
             if len(batch) < _BATCH:
                 continue
-            photo = _pixels(images[batch])
+            photo = _pixels(images[batch]).contiguous(memory_format=torch.channels_last)
             mirrored = torch.rand(_BATCH, generator=order) < 0.5  # noqa: PLR2004
             photo[mirrored] = photo[mirrored].flip(-1)
             image = model.encode_image(photo, normalize=True)
