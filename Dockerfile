@@ -1,6 +1,6 @@
 # Scores on the CPU; `--build-arg DEVICE=cuda` scores on the GPU. PyTorch from the package index comes
 # with its CUDA libraries either way. `--build-arg TORCH_INDEX_URL=...`, an index of CPU builds, makes
-# the image 4 GB smaller. BASE may be any Debian or Ubuntu that has Python 3.11 or later with venv.
+# the image 4 GB smaller. BASE may be any Debian that has Python 3.11 or later with venv.
 #   docker build -t cap .
 #   docker run --rm --ipc=host --user "$(id -u):$(id -g)" -v "$PWD":/work cap run    (--gpus all: GPU)
 ARG BASE=python:3.11-slim-bookworm
@@ -16,7 +16,7 @@ RUN python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check \
       ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} \
       --constraint /opt/cap/constraints.txt '/opt/cap[pipeline]' \
-    && rm -rf /opt/cap/build /opt/cap/*.egg-info \
+    && rm -rf /opt/cap \
     && useradd --create-home --uid 10001 cap \
     && chmod 1777 /home/cap \
     && install --directory --owner=cap --group=cap /work

@@ -18,7 +18,7 @@ from manifests.tables import table_digest
 from manifests.workspace import Workspace
 
 KILLS = 20
-PHOTOS = 900
+PHOTOS = 1300
 CLASSES = ("ant", "bee", "cat")
 TABLES = ("photos", "duplicates", "annotations", "labels", "groups", "pairs", "split")
 

@@ -59,8 +59,12 @@ def _mottled(
     smooth = Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     share = np.clip(np.asarray(smooth), 0, 1)[..., None]
     low, high = (np.asarray(_jitter(rng, end), np.float32) for end in (dark, light))
+    # Light falls in from one side.
+    slope = np.linspace(-0.18, 0.18, SIDE, dtype=np.float32)
+    angle = rng.uniform(0, 2 * math.pi)
+    lit = 1 + slope[None, :, None] * math.cos(angle) + slope[:, None, None] * math.sin(angle)
     grain = 4 * rng.standard_normal((SIDE, SIDE, 1), dtype=np.float32)
-    return low + (high - low) * share + grain
+    return np.asarray((low + (high - low) * share) * lit + grain, dtype=np.float32)
 
 
 def _as_image(pixels: NDArray[np.float32]) -> Image.Image:
@@ -91,7 +95,7 @@ def _grass(rng: np.random.Generator) -> Image.Image:
 
 
 def _snow(rng: np.random.Generator) -> Image.Image:
-    photo = _as_image(_mottled(rng, (186, 206, 230), (250, 252, 255), (5, 6)))
+    photo = _as_image(_mottled(rng, (138, 168, 208), (255, 255, 255), (4, 5)))
     draw = ImageDraw.Draw(photo)
     for y in np.sort(rng.uniform(0, SIDE, 3)).tolist():
         crest = _wave(rng, y, rng.uniform(2, 6), rng.uniform(60, 140))
@@ -114,7 +118,7 @@ def _water(rng: np.random.Generator) -> Image.Image:
 
 
 def _sand(rng: np.random.Generator) -> Image.Image:
-    photo = _as_image(_mottled(rng, (188, 146, 88), (244, 216, 158), (5, 5)))
+    photo = _as_image(_mottled(rng, (160, 116, 66), (250, 224, 168), (4, 5)))
     draw = ImageDraw.Draw(photo)
     length = rng.uniform(40, 90)
     for y in np.arange(rng.uniform(0, 14), SIDE + 10, rng.uniform(11, 16)).tolist():
@@ -265,9 +269,9 @@ def _place(rng: np.random.Generator, photo: Image.Image, animal: Image.Image) ->
     """Put the animal, turned and scaled, with its shadow, somewhere into the photo."""
     if rng.random() < 0.5:
         animal = animal.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    across = int(rng.integers(66, 92))
+    across = int(rng.integers(60, 92))
     animal = animal.resize((across, across), Image.Resampling.BOX)
-    animal = animal.rotate(float(rng.uniform(-25, 25)), Image.Resampling.BICUBIC, expand=True)
+    animal = animal.rotate(float(rng.uniform(-35, 35)), Image.Resampling.BICUBIC, expand=True)
     # Up to 4 pixels may lie outside the photo; the corners of the animal's picture are empty.
     left, top = (int(rng.integers(-4, SIDE - length + 5)) for length in animal.size)
     shadow = animal.getchannel("A").filter(ImageFilter.BoxBlur(3)).point(lambda a: a * 2 // 5)
