@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["phash"]
 
-# imagehash shrinks to 32x32. At three times that, over 814 photos, the hash is half a bit from
+# imagehash shrinks to 32x32. At three times that, over 813 photos, the hash is half a bit from
 # that of a full decode on average, and 4 bits at most; at 48 pixels it is up to 8 bits away.
 _DECODE_SIZE = (96, 96)
 
