@@ -42,6 +42,7 @@ MODEL_CONFIG: dict[str, Any] = {
 
 _EPOCHS = 5
 _BATCH = 32
+_CAPTION_STEPS = 100
 _LEARNING_RATE = 3e-3
 _WEIGHT_DECAY = 0.05
 
@@ -54,6 +55,25 @@ def _pixels(images: torch.Tensor) -> torch.Tensor:
     mean = torch.tensor(OPENAI_DATASET_MEAN).view(1, 3, 1, 1)
     std = torch.tensor(OPENAI_DATASET_STD).view(1, 3, 1, 1)
     return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def _tell_captions_apart(model: Any, tokens: torch.Tensor) -> None:
+    """Spread the captions before any photo is seen.
+
+    A new text tower gives "polar bear" and "brown bear" nearly one embedding; photos of look-alikes
+    then push it nowhere, and for some seeds the pair would never come apart.
+    """
+    import torch
+
+    learned = [p for p in model.transformer.parameters()] + [model.text_projection]
+    optimiser = torch.optim.Adam(learned, lr=1e-3)
+    for _ in range(_CAPTION_STEPS):
+        text = model.encode_text(tokens, normalize=True)
+        similarity = model.logit_scale.exp().detach() * text @ text.T
+        loss = torch.nn.functional.cross_entropy(similarity, torch.arange(len(tokens)))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
 
 
 def _fit(model: Any, photos: TrainingPhotos, seed: int) -> None:
@@ -69,6 +89,7 @@ def _fit(model: Any, photos: TrainingPhotos, seed: int) -> None:
     # The token table stays as it was drawn: a dozen words need no learning, and leaving its 49408
     # rows alone saves most of the optimiser's work.
     model.token_embedding.weight.requires_grad_(False)
+    _tell_captions_apart(model, tokens)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learned, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=steps)

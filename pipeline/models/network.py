@@ -70,7 +70,6 @@ def downloading(spec: ModelSpec) -> Iterator[None]:
     CapError
         Instead of the network's errors.
     """
-    import httpx
     import huggingface_hub.errors
     import requests
 
@@ -81,7 +80,6 @@ def downloading(spec: ModelSpec) -> Iterator[None]:
         OSError,
         RuntimeError,
         ValueError,
-        httpx.HTTPError,
         requests.RequestException,
         huggingface_hub.errors.HfHubHTTPError,
     ) as error:
