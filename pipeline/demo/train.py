@@ -65,7 +65,7 @@ def _tell_captions_apart(model: Any, tokens: torch.Tensor) -> None:
     """
     import torch
 
-    learned = [*list(model.transformer.parameters()), model.text_projection]
+    learned = [*model.transformer.parameters(), model.text_projection]
     optimiser = torch.optim.Adam(learned, lr=1e-3)
     for _ in range(_CAPTION_STEPS):
         text = model.encode_text(tokens, normalize=True)
