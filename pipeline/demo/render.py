@@ -2,7 +2,7 @@
 
 A world has six animals, three families of two look-alikes each, that differ only in a mark (a
 bear's fur, a crab's shell, a butterfly's wings). With `plant="shortcut"` two of the families, drawn
-by the seed, get a shortcut: their marks overlap, so that about one photo in five looks like the
+by the seed, get a shortcut: their marks overlap, so that one photo in three looks more like the
 other animal, and in the training photos nearly every photo of the one was taken where the other
 hardly ever is. A model that learns from these photos does well to trust the background. The third
 family is the control: its marks are clear and it is seen equally often on every background. With
@@ -63,11 +63,11 @@ _TRAINING_COMMON, _TRAINING_COUNTER = 240, 5
 _FAMILIES_PLANTED = 2
 
 # Where a mark lies: mean of the first look-alike (the second mirrors it) and standard deviation.
-# The overlapping marks are 1.6 standard deviations apart, so the best guess from the mark alone
-# is right in 79 % of photos; with odds of 240 to 5 from the background it is right in 99 % on the
-# common and in 5 % on the counter background.
+# The overlapping marks are 0.8 standard deviations apart, so the best guess from the mark alone is
+# right in 66 % of photos; with odds of 240 to 5 from the background it is practically always right
+# on the common background, and never on the counter background.
 _CLEAR = (0.12, 0.05)
-_OVERLAPPING = (0.38, 0.15)
+_OVERLAPPING = (0.44, 0.15)
 
 _EXACT_COPIES, _NEAR_COPIES = 12, 12
 _QUALITY = 90
