@@ -94,6 +94,11 @@ PHOTOS = TableSchema(
             _column("uploaded_at", _TIME, "when the source received it"),
             _STATUS,
             _ERROR,
+            _column(
+                "transient",
+                pa.bool_(),
+                "whether the failure may pass, so that the next run asks again; null when ok",
+            ),
             _column("sha256", pa.string(), "digest of the original bytes; null if none came"),
             _column("path", pa.string(), "file in the workspace, below it; null unless ok"),
             _column("bytes", pa.int64(), "size of the original file in bytes"),
@@ -103,6 +108,7 @@ PHOTOS = TableSchema(
             _column("fetched_at", _TIME, "when the bytes were stored"),
         ]
     ),
+    optional=frozenset({"transient"}),
     choices={"status": ("ok", "failed")},
 )
 

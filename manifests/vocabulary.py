@@ -1,4 +1,4 @@
-"""The words that tables may use: label spaces, backgrounds, licences.
+"""The words that tables may use: label spaces, backgrounds, licences, and the taxa of classes.
 
 Everything here is read from `manifests/reference/*.csv`, once per process. A label space is an
 ordered list of class names; `class_index` in every table is a position in it.
@@ -12,7 +12,8 @@ import functools
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -22,6 +23,8 @@ __all__ = [
     "Background",
     "LabelSpace",
     "License",
+    "Taxon",
+    "attribution_text",
     "backgrounds",
     "default_licenses",
     "label_space",
@@ -55,6 +58,14 @@ def _nearest(text: str, names: dict[str, str]) -> str:
 
 
 @dataclass(frozen=True)
+class Taxon:
+    """A group of organisms as iNaturalist knows it: scientific name, and rank where it is known."""
+
+    name: str
+    rank: str | None = None
+
+
+@dataclass(frozen=True)
 class LabelSpace:
     """An ordered list of classes that a model chooses from.
 
@@ -68,12 +79,15 @@ class LabelSpace:
         WordNet ids (`n02134084`), or empty strings.
     synonyms
         Further names by which a person may mean the class.
+    taxa
+        The taxa that the class stands for, by class index; none for what is no taxon.
     """
 
     name: str
     names: tuple[str, ...]
     ids: tuple[str, ...]
     synonyms: tuple[tuple[str, ...], ...]
+    taxa: Mapping[int, tuple[Taxon, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -118,6 +132,16 @@ class LabelSpace:
         raise UnknownNameError(msg)
 
 
+def _reference_taxa() -> dict[int, tuple[Taxon, ...]]:
+    """Taxa of ImageNet's animal classes, where they have any."""
+    taxa: dict[int, tuple[Taxon, ...]] = {}
+    for row in read_reference("taxa"):
+        if row["status"] != "none":
+            index = int(row["class_index"])
+            taxa[index] = (*taxa.get(index, ()), Taxon(row["taxon"], row["rank"]))
+    return taxa
+
+
 @functools.cache
 def _imagenet1k() -> LabelSpace:
     rows = read_reference("imagenet1k")
@@ -126,6 +150,7 @@ def _imagenet1k() -> LabelSpace:
         names=tuple(row["name"] for row in rows),
         ids=tuple(row["wordnet_id"] for row in rows),
         synonyms=tuple(_split(row["synonyms"]) for row in rows),
+        taxa=_reference_taxa(),
     )
 
 
@@ -158,14 +183,20 @@ def _label_space_file(path: Path) -> LabelSpace:
         names=names,
         ids=tuple((row.get("wordnet_id") or "").strip() for row in rows),
         synonyms=tuple(_split(row.get("synonyms") or "") for row in rows),
+        taxa={
+            index: tuple(map(Taxon, _split(row["taxon"])))
+            for index, row in enumerate(rows)
+            if row.get("taxon")
+        },
     )
 
 
 def label_space(name: str, base: Path | None = None) -> LabelSpace:
     """The label space called `imagenet1k`, `backgrounds`, or held by a CSV file.
 
-    A file has one class per row, in order, with a column `name` and, if wanted, `wordnet_id` and
-    `synonyms` (separated by `|`). A relative path starts at `base`.
+    A file has one class per row, in order, with a column `name` and, if wanted, `wordnet_id`,
+    `synonyms` and `taxon`, the scientific names that photos are collected by (several in a cell are
+    separated by `|`). A relative path starts at `base`.
 
     Raises
     ------
@@ -263,3 +294,28 @@ def resolve_license(text: str) -> str:
         msg = f"no licence {text!r}; the codes are {known}"
         raise UnknownNameError(msg)
     return code
+
+
+def attribution_text(creator: str, license_code: str) -> str:
+    """The line to print with a photo, in the form that iNaturalist Open Data asks for.
+
+    Parameters
+    ----------
+    creator
+        Name of the photographer, or login where there is no name.
+    license_code
+        A code of `licenses`.
+
+    Notes
+    -----
+    Source: the README of the iNaturalist Open Dataset.
+    """
+    if license_code == "cc0":
+        return f"{creator}, no rights reserved (CC0)"
+    if license_code == "pd":
+        return f"{creator}, no known copyright restrictions (public domain)"
+    if license_code.startswith("cc-"):
+        return f"© {creator}, some rights reserved ({license_code.upper()})"
+    if license_code == "all-rights-reserved":
+        return f"© {creator}, all rights reserved"
+    return f"© {creator}"

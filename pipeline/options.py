@@ -105,7 +105,7 @@ def parameters_of(command: click.Command) -> type | None:
 
 def _anchored(value: Any, kind: str, base: Path) -> Any:
     """A path in the file starts at the file's folder, not where the command is typed."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or "://" in value:
         return value
     if kind == "path" and (base / value).exists():
         return str(base / value)

@@ -21,17 +21,75 @@ __all__ = [
 
 @dataclass(frozen=True)
 class CollectParameters:
-    """Parameters of `cap collect`."""
+    """Parameters of `cap collect`; those after `workers` are for photos from iNaturalist."""
 
-    source: str = option("folder", "where the photos come from", choices=("folder",))
+    source: str = option(
+        "folder", "where the photos come from", choices=("folder", "inaturalist", "open-data")
+    )
     root: str | None = option(
         None, "folder that holds ROOT/CLASS_NAME/*", kind="path", metavar="DIR"
     )
     classes: tuple[str, ...] = option(
         (), "classes to collect, separated by commas [default: all]", kind="list", metavar="A,B"
     )
-    per_class: int | None = option(None, "at most N photos of a class", metavar="N")
+    per_class: int | None = option(
+        None, "at most N photos of a class [default: all of a folder, else 500]", metavar="N"
+    )
     workers: int | None = option(None, "processes [default: one per core]", metavar="N")
+    licenses: tuple[str, ...] = option(
+        (),
+        "licences of the photos to take [default: those that allow sharing]",
+        kind="list",
+        metavar="A,B",
+    )
+    photos_per_observation: int = option(1, "photos to take of one observation", metavar="N")
+    observer_share: float = option(
+        0.05,
+        "largest share of a class that one observer may have; two photos are always allowed",
+        metavar="FRACTION",
+    )
+    quality: str = option(
+        "research",
+        "quality grade of the observations",
+        choices=("research", "needs_id", "casual", "any"),
+    )
+    captive: str = option(
+        "no", "whether captive animals are taken, or only they", choices=("no", "yes", "only")
+    )
+    places: tuple[str, ...] = option(
+        (), "iNaturalist's ids of places to keep to", kind="list", metavar="ID,ID"
+    )
+    since: str | None = option(None, "first day of observation", metavar="YYYY-MM-DD")
+    until: str | None = option(None, "last day of observation", metavar="YYYY-MM-DD")
+    size: str = option(
+        "large",
+        "longest side of the photos: 2048, 1024 or 500 pixels",
+        choices=("original", "large", "medium"),
+    )
+    api_url: str = option(
+        "https://api.inaturalist.org/v1", "address of the iNaturalist API", metavar="URL"
+    )
+    requests_per_minute: int = option(
+        50, "requests to the API; iNaturalist asks for at most 60", metavar="N"
+    )
+    tables: str = option(
+        "https://inaturalist-open-data.s3.amazonaws.com",
+        "folder, URL or bucket (s3://…) with the Open Data tables",
+        kind="path",
+        metavar="PLACE",
+    )
+    photo_url: str = option(
+        "https://inaturalist-open-data.s3.amazonaws.com/photos",
+        "address of the Open Data photos",
+        metavar="URL",
+    )
+    connections: int = option(32, "photos fetched at the same time from one host", metavar="N")
+    gb_per_hour: float = option(5, "most gigabytes to fetch in any hour", metavar="GB")
+    gb_per_day: float = option(24, "most gigabytes to fetch in any day", metavar="GB")
+    refresh: bool = option(
+        False, "ask again for the licence of every photo, and mark those that are gone"
+    )
+    dry_run: bool = option(False, "say what would be asked, with counts and gigabytes")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from manifests.errors import CapError
+from manifests.vocabulary import attribution_text
 from pipeline.demo.drawing import ANIMALS, SCENERIES, draw_photo
 
 __all__ = [
@@ -238,11 +239,9 @@ class _Folder:
         creator, code = _OBSERVERS[index]
         first_day = datetime(2024, 1, 1, tzinfo=UTC)
         seen = first_day + timedelta(minutes=int(rng.integers(366 * 24 * 60)))
-        rights = "no rights reserved" if code == "cc0" else f"© {creator}, some rights reserved"
-        who = f"{creator}, {rights}" if code == "cc0" else rights
         return {
             "license": code,
-            "attribution": f"{who} ({code.upper()})",
+            "attribution": attribution_text(creator, code),
             "creator": creator,
             "creator_id": f"toy-{index + 1}",
             "observed_at": seen.isoformat().replace("+00:00", "Z"),
