@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "CapError",
+    "FetchError",
     "LockedError",
     "MissingExtraError",
     "PhotoError",
@@ -31,6 +32,25 @@ class LockedError(CapError):
 
 class PhotoError(CapError):
     """The bytes of a photo cannot be used; the message becomes the row's `error`."""
+
+
+class FetchError(CapError):
+    """A URL did not give what it should; the message becomes the row's `error`.
+
+    Attributes
+    ----------
+    transient
+        Whether asking again later may succeed.
+    retry_after
+        Seconds after which the server wants to be asked again, if it said so.
+    """
+
+    def __init__(
+        self, message: str, *, transient: bool = False, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.transient = transient
+        self.retry_after = retry_after
 
 
 class UnknownNameError(CapError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 import warnings
 from dataclasses import dataclass
@@ -167,6 +168,22 @@ class PhotoStore:
         if not (target.is_file() and target.stat().st_size == len(data)):
             write_bytes(target, data)
         return sha256, path
+
+    def adopt(self, file: Path, sha256: str, facts: PhotoFacts) -> str:
+        """Store a photo that lies in a file of this workspace; gives the path below it.
+
+        The file stays where it is, as a second name of the same bytes where the disk can do so.
+        """
+        path = stored_path(sha256, facts.format)
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, target)
+        except FileExistsError:
+            pass
+        except OSError:
+            write_bytes(target, file.read_bytes())
+        return path
 
     def locate(self, path: str) -> Path:
         """The file for a `path` of a table.

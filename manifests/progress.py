@@ -7,13 +7,80 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import click
 
-__all__ = ["BarProgress", "LineProgress", "Progress"]
+__all__ = ["BarProgress", "LineProgress", "Progress", "Tally", "tell_problems"]
 
 _SECONDS_BETWEEN_LINES = 5.0
+
+
+def tell_problems(problems: Mapping[str, int]) -> str:
+    """Counts of failures by reason, the most frequent first, as part of a sentence."""
+    most = sorted(problems.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {reason}" for reason, count in most)
+
+
+@dataclass
+class Tally:
+    """How far a loop over photos in several classes is.
+
+    Attributes
+    ----------
+    totals
+        Photos by class.
+    done
+        Photos finished by class, failures included.
+    problems
+        Photos that failed, by reason.
+    bytes
+        Bytes that have arrived.
+    """
+
+    totals: Mapping[str, int]
+    done: Counter[str]
+    problems: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._before = self.done.total()
+
+    def count(self, name: str, size: int, problem: str | None) -> None:
+        """Count a photo of the class `name`: its bytes, or why it failed."""
+        self.done[name] += 1
+        self.bytes += size
+        if problem is not None:
+            self.problems[problem] += 1
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the pace so far; None before the first photo."""
+        lately = self.done.total() - self._before
+        if not lately:
+            return None
+        left = sum(self.totals.values()) - self.done.total()
+        return (time.monotonic() - self.started) * left / lately
+
+    def __str__(self) -> str:
+        parts = [f"{self.done.total()} of {sum(self.totals.values())} photos"]
+        parts.append(f"{self.bytes / 1e6:.1f} MB")
+        if self.problems:
+            parts.append(f"{self.problems.total()} failed ({tell_problems(self.problems)})")
+        if self.seconds_left:
+            parts.append(f"{_duration(self.seconds_left)} left")
+        return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 class Progress:
@@ -27,6 +94,17 @@ class Progress:
         """
         del label, total, done
         yield lambda count: None
+
+    @contextlib.contextmanager
+    def board(
+        self, label: str, totals: Mapping[str, int], done: Mapping[str, int]
+    ) -> Iterator[Callable[[str, int, str | None], None]]:
+        """Follow a loop over photos of several classes, of which some were done before.
+
+        Yields a function to call for each photo with its class, its bytes, and why it failed.
+        """
+        del label
+        yield Tally(totals, Counter(done)).count
 
     def note(self, text: str) -> None:
         """Tell one thing that a person should know while the stage goes on."""
@@ -58,9 +136,73 @@ class LineProgress(Progress):
         seconds = time.monotonic() - started
         self.note(f"{label}: {finished} of {total} in {seconds:.1f} s")
 
+    @contextlib.contextmanager
+    def board(
+        self, label: str, totals: Mapping[str, int], done: Mapping[str, int]
+    ) -> Iterator[Callable[[str, int, str | None], None]]:
+        """Follow a loop over photos of several classes, in lines."""
+        tally = Tally(totals, Counter(done))
+        last = time.monotonic()
+        if tally.done.total():
+            self.note(f"{label}: going on at {tally}")
+
+        def count(name: str, size: int, problem: str | None) -> None:
+            nonlocal last
+            tally.count(name, size, problem)
+            if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                self.note(f"{label}: {tally}; {name} {tally.done[name]} of {totals[name]}")
+
+        yield count
+        seconds = time.monotonic() - tally.started
+        self.note(f"{label}: {tally} in {seconds:.1f} s")
+
 
 class BarProgress(LineProgress):
     """A bar with the time left."""
+
+    @contextlib.contextmanager
+    def board(
+        self, label: str, totals: Mapping[str, int], done: Mapping[str, int]
+    ) -> Iterator[Callable[[str, int, str | None], None]]:
+        """Follow a loop over photos of several classes: a bar for all, and one for each class.
+
+        A class that is finished leaves a line behind instead of its bar.
+        """
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        tally = Tally(totals, Counter(done))
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[more]}", markup=False),
+        )
+        with Progress(*columns, console=console) as bars:
+            overall = bars.add_task(
+                label, total=sum(totals.values()), completed=tally.done.total(), more=""
+            )
+            own = {}
+
+            def count(name: str, size: int, problem: str | None) -> None:
+                tally.count(name, size, problem)
+                more = f"{tally.bytes / 1e6:.1f} MB"
+                if tally.problems:
+                    more += f", {tally.problems.total()} failed: {tell_problems(tally.problems)}"
+                bars.update(overall, completed=tally.done.total(), more=more)
+                if name not in own:
+                    own[name] = bars.add_task(name, total=totals[name], more="")
+                bars.update(own[name], completed=tally.done[name])
+                if tally.done[name] == totals[name]:
+                    bars.remove_task(own[name])
+                    bars.console.print(
+                        f"{name}: {totals[name]} photos", markup=False, highlight=False
+                    )
+
+            yield count
 
     @contextlib.contextmanager
     def task(self, label: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -24,6 +24,7 @@ __all__ = [
     "LabelSpace",
     "License",
     "Taxon",
+    "allowed_licenses",
     "attribution_text",
     "backgrounds",
     "default_licenses",
@@ -294,6 +295,21 @@ def resolve_license(text: str) -> str:
         msg = f"no licence {text!r}; the codes are {known}"
         raise UnknownNameError(msg)
     return code
+
+
+def allowed_licenses(names: Sequence[str]) -> tuple[str, ...]:
+    """Codes of the licences that a person allows: the default list, those named, or `any`.
+
+    Raises
+    ------
+    UnknownNameError
+        If a licence is not in the vocabulary.
+    """
+    if not names:
+        return default_licenses()
+    if tuple(names) == ("any",):
+        return tuple(licenses())
+    return tuple(resolve_license(name) for name in names)
 
 
 def attribution_text(creator: str, license_code: str) -> str:

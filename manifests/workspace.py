@@ -89,6 +89,8 @@ class Job:
         sha256 of each input, by name.
     source
         For a table that is a union of sources, the source whose rows are replaced.
+    step
+        For a table that is brought up to date in more than one way, which of them this is.
     seed
         Seed of the stage's randomness, if it has any.
     model
@@ -102,6 +104,7 @@ class Job:
     parameters: Mapping[str, Any]
     inputs: Mapping[str, str]
     source: str | None = None
+    step: str | None = None
     seed: int | None = None
     model: Mapping[str, Any] | None = None
     packages: tuple[str, ...] = ("pyarrow", "pillow", "numpy")
@@ -116,7 +119,9 @@ class Job:
     @cached_property
     def fingerprint(self) -> str:
         """Hexadecimal digits that differ when table, source, parameters or inputs differ."""
-        return hashlib.sha256(_json([self.table, self.source, self.plain()])).hexdigest()[:16]
+        return hashlib.sha256(
+            _json([self.table, self.source, self.step, self.plain()])
+        ).hexdigest()[:16]
 
     @cached_property
     def versions(self) -> dict[str, str]:
@@ -186,6 +191,11 @@ class Run:
         self._count("attempts")
 
     @property
+    def folder(self) -> Path:
+        """Where the stage keeps what it has, until the table is committed."""
+        return self._parts
+
+    @property
     def _note(self) -> Path:
         return self._parts / "job.json"
 
@@ -210,25 +220,28 @@ class Run:
         are at most 200, each a multiple of `unit` items, so that little is lost to a kill and few
         files are made. Give each back to `save`.
         """
-        batches, todo = self._cut(items, unit)
-        pending = sum(len(batches[index]) for index in todo)
+        todo = self.open_batches(items, unit)
+        pending = sum(len(batch) for _, batch in todo)
         with report.task(self.job.stage, len(items), len(items) - pending) as advance:
-            for index in todo:
-                self._count("batches")
-                yield index, batches[index]
-                advance(len(batches[index]))
+            for index, batch in todo:
+                self.begin_batch()
+                yield index, batch
+                advance(len(batch))
 
-    def pending(self, items: Sequence[Item], unit: int) -> list[Item]:
-        """The items that `batches` will give, in its order, as one list."""
-        batches, todo = self._cut(items, unit)
-        return [item for index in todo for item in batches[index]]
-
-    def _cut(self, items: Sequence[Item], unit: int) -> tuple[list[Sequence[Item]], list[int]]:
-        """All batches, and the numbers of those that are not committed."""
+    def open_batches(self, items: Sequence[Item], unit: int) -> list[tuple[int, Sequence[Item]]]:
+        """The batches that `batches` gives, all at once; `begin_batch` tells that one is begun."""
         size = unit * max(1, -(-len(items) // (unit * _PARTS_AT_MOST)))
         batches = [items[start : start + size] for start in range(0, len(items), size)]
         self._batches = len(batches)
-        return batches, [i for i in range(len(batches)) if not self._part(i).exists()]
+        return [(i, batch) for i, batch in enumerate(batches) if not self._part(i).exists()]
+
+    def begin_batch(self) -> None:
+        """Note that the work on a batch begins."""
+        self._count("batches")
+
+    def pending(self, items: Sequence[Item], unit: int) -> list[Item]:
+        """The items that `batches` will give, in its order, as one list."""
+        return [item for _, batch in self.open_batches(items, unit) for item in batch]
 
     def save(self, index: int, rows: pa.Table) -> None:
         """Commit the rows of one batch."""
@@ -264,6 +277,9 @@ class Run:
             return rows
         standing = self.workspace.read(self.job.table)
         others = standing.filter(pc.not_equal(standing["source"], self.job.source))
+        # What two sources share belongs to the one that asked for it last.
+        key = list(table_schema(self.job.table).key)
+        others = others.join(rows.select(key), key, join_type="left anti")
         return pa.concat_tables([others, rows], promote_options="default")
 
     def _receipt(self, rows: pa.Table, sources: dict[str, dict[str, Any]]) -> Receipt:

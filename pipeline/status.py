@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
+from manifests.progress import tell_problems
+from pipeline.columns import columns
+
 if TYPE_CHECKING:
     from manifests.workspace import Workspace
 
@@ -47,13 +50,15 @@ def _tables(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def _classes(workspace: Workspace) -> list[dict[str, Any]]:
-    """Counts per class: asked for, stored, failed, removed as duplicates, kept, rejected, open."""
+    """Per class: asked for, stored, failed, duplicates, kept, rejected, open, and why failed."""
     if not workspace.has("photos"):
         return []
-    photos = workspace.read("photos").select(["photo_id", "class_name", "status"]).to_pylist()
+    asked = ["photo_id", "class_name", "status", "error"]
+    photos = workspace.read("photos").select(asked).to_pylist()
     relation = _column(workspace, "duplicates", "relation")
     decision = _column(workspace, "labels", "decision")
     counts: dict[str, Counter[str]] = {}
+    reasons: dict[str, Counter[str]] = {}
     for photo in photos:
         count = counts.setdefault(photo["class_name"], Counter())
         count["asked"] += 1
@@ -63,8 +68,18 @@ def _classes(workspace: Workspace) -> list[dict[str, Any]]:
             count["duplicates"] += 1
         elif photo["status"] == "ok":
             count[decision.get(photo["photo_id"]) or "open"] += 1
+        else:
+            reason = photo["error"].partition(":")[0]
+            reasons.setdefault(photo["class_name"], Counter())[reason] += 1
     names = ("asked", "ok", "failed", "duplicates", "keep", "reject", "open")
-    return [{"class": k, **{n: counts[k][n] for n in names}} for k in sorted(counts)]
+    return [
+        {
+            "class": name,
+            **{kind: counts[name][kind] for kind in names},
+            "why failed": tell_problems(reasons.get(name, {})),
+        }
+        for name in sorted(counts)
+    ]
 
 
 def _backgrounds(workspace: Workspace) -> list[dict[str, Any]]:
@@ -103,30 +118,14 @@ def status(workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def _columns(rows: list[dict[str, Any]]) -> list[str]:
-    """Rows as text in aligned columns: words to the left, numbers to the right."""
-    if not rows:
-        return []
-    cells = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [isinstance(value, int) for value in rows[0].values()]
-    return [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ).rstrip()
-        for line in cells
-    ]
-
-
 def render(facts: dict[str, Any]) -> str:
     """The status as a person reads it."""
     failed = facts["failures"]
     blocks = [
         [f"{facts['workspace']} ({facts['label_space']})"],
-        _columns(facts["tables"]),
-        _columns(facts["classes"]),
-        _columns(facts["backgrounds"]),
+        columns(facts["tables"]),
+        columns(facts["classes"]),
+        columns(facts["backgrounds"]),
         [f"{failed} failed rows; `cap status --failures` lists them"] if failed else [],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.collect import folder
-
 if TYPE_CHECKING:
     from manifests.progress import Progress
     from manifests.workspace import Outcome, Workspace
@@ -13,9 +11,13 @@ if TYPE_CHECKING:
 
 __all__ = ["collect"]
 
-_SOURCES = {"folder": folder.collect_folder}
-
 
 def collect(workspace: Workspace, parameters: CollectParameters, progress: Progress) -> Outcome:
     """Run the stage for the source that the parameters name."""
-    return _SOURCES[parameters.source](workspace, parameters, progress)
+    if parameters.source == "folder":
+        from pipeline.collect.folder import collect_folder
+
+        return collect_folder(workspace, parameters, progress)
+    from pipeline.collect.remote import collect_remote
+
+    return collect_remote(workspace, parameters, progress)

@@ -9,13 +9,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import pyarrow as pa
 
+from manifests.errors import CapError
 from manifests.schema import PHOTOS
+from manifests.tables import from_rows
+from manifests.vocabulary import LabelSpace, Taxon
 
-__all__ = ["LISTING", "choose_diverse"]
+__all__ = [
+    "BY_CLASS",
+    "LISTING",
+    "ListedClass",
+    "choose_diverse",
+    "chosen_classes",
+    "one_class_each",
+]
 
 LISTING: pa.Schema = pa.schema(
     [
@@ -39,6 +50,9 @@ LISTING: pa.Schema = pa.schema(
     ]
 )
 """Columns of `photos` that a source knows of a photo before it is fetched."""
+
+BY_CLASS = [("class_index", "ascending"), ("photo_id", "ascending")]
+"""The order in which photos are asked for."""
 
 _ALWAYS_ALLOWED = 2
 """Photos that one observer may have of a class, however small the class is."""
@@ -104,3 +118,64 @@ def _take(
         observers[observer] += 1
         chosen.append(position)
     return chosen
+
+
+@dataclass(frozen=True)
+class ListedClass:
+    """A class to collect: its index and name, and the taxa that it stands for."""
+
+    index: int
+    name: str
+    taxa: tuple[Taxon, ...]
+
+
+def chosen_classes(labels: LabelSpace, names: Sequence[str]) -> tuple[ListedClass, ...]:
+    """The classes to collect: those named, or all that stand for a taxon.
+
+    Raises
+    ------
+    CapError
+        If a class that was named stands for no taxon, or none does.
+    """
+    indices = sorted({labels.index_of(name) for name in names}) or sorted(labels.taxa)
+    without = [labels.names[index] for index in indices if index not in labels.taxa]
+    if without:
+        msg = (
+            f"{without[0]!r} stands for no taxon that iNaturalist could be asked for; leave it out "
+            "of --classes, or collect it with --source folder"
+        )
+        raise CapError(msg)
+    if not indices:
+        msg = (
+            f"no class of {labels.name} names a taxon; add a column `taxon` with scientific names "
+            "to the label space"
+        )
+        raise CapError(msg)
+    return tuple(ListedClass(index, labels.names[index], labels.taxa[index]) for index in indices)
+
+
+def one_class_each(listing: pa.Table, source: str) -> tuple[pa.Table, pa.Table]:
+    """The listing without photos asked for under two classes, and the failed rows of those.
+
+    A photo that a class lists twice, by two of its taxa, stays once. Sorted by class and photo.
+    """
+    listing = listing.sort_by(BY_CLASS)
+    seen: dict[str, set[str]] = {}
+    first: dict[str, int] = {}
+    ids, names = listing["photo_id"].to_pylist(), listing["class_name"].to_pylist()
+    for position, (photo_id, name) in enumerate(zip(ids, names, strict=True)):
+        seen.setdefault(photo_id, set()).add(name)
+        first.setdefault(photo_id, position)
+    disputed = {photo_id for photo_id, classes in seen.items() if len(classes) > 1}
+    failed = [
+        {
+            **listing.slice(first[photo_id], 1).to_pylist()[0],
+            "source": source,
+            "status": "failed",
+            "error": "asked for under two classes: " + " and ".join(sorted(seen[photo_id])),
+            "transient": False,
+        }
+        for photo_id in sorted(disputed)
+    ]
+    kept = [position for photo_id, position in first.items() if photo_id not in disputed]
+    return listing.take(pa.array(kept, pa.int64())), from_rows(failed, PHOTOS.schema)

@@ -24,7 +24,7 @@ from manifests.loader import MANIFEST
 from manifests.photos import has_location
 from manifests.schema import RELEASE, SCHEMA_VERSION
 from manifests.tables import count_by
-from manifests.vocabulary import default_licenses, licenses, resolve_license
+from manifests.vocabulary import allowed_licenses, default_licenses
 from manifests.workspace import Outcome
 from pipeline.release.card import dataset_card
 
@@ -35,20 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["release"]
 
-ANY = "any"
-
 _SHARD_BYTES = 500 * 2**20
 _ROWS_PER_GROUP = 64
 """Photos that a reader loads at once for one of them; 64 are a few megabytes."""
-
-
-def _allowed_licenses(parameters: ReleaseParameters) -> tuple[str, ...]:
-    """Licence codes whose photos are released."""
-    if not parameters.licenses:
-        return default_licenses()
-    if parameters.licenses == (ANY,):
-        return tuple(licenses())
-    return tuple(resolve_license(name) for name in parameters.licenses)
 
 
 @dataclass(frozen=True)
@@ -160,7 +149,7 @@ def release(workspace: Workspace, parameters: ReleaseParameters, progress: Progr
         msg = "name the folder to write: `cap release OUT` (or `out` under [release] in cap.toml)"
         raise CapError(msg)
     out = Path(parameters.out).resolve()
-    allowed = _allowed_licenses(parameters)
+    allowed = allowed_licenses(parameters.licenses)
     content = _select(workspace, allowed)
     made_from = {
         "split": workspace.digest("split"),

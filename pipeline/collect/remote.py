@@ -1,0 +1,267 @@
+"""Collect photos from the internet: list what to ask for, fetch it, and commit the rows.
+
+The listing of each class is written down before a photo is fetched, so that a command that was
+stopped goes on with the same photos however many new ones there are. Photos that the workspace has
+already are not fetched again; when nothing but passing failures is left, only these are asked for.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests.errors import CapError
+from manifests.fetch import local_addresses
+from manifests.progress import tell_problems
+from manifests.schema import PHOTOS
+from manifests.tables import replacing
+from manifests.vocabulary import allowed_licenses
+from manifests.workspace import Job, Outcome, Run, Workspace
+from pipeline.collect.download import Politeness
+from pipeline.collect.fetching import fetch_listing, reason_of
+from pipeline.collect.inaturalist import (
+    Api,
+    Query,
+    ResolvedTaxon,
+    cache_folder,
+    list_class,
+    open_api,
+)
+from pipeline.collect.listing import LISTING, ListedClass, chosen_classes, one_class_each
+from pipeline.collect.refresh import refresh
+from pipeline.columns import columns
+
+if TYPE_CHECKING:
+    from manifests.progress import Progress
+    from pipeline.parameters import CollectParameters
+
+__all__ = ["PER_CLASS", "collect_remote"]
+
+PER_CLASS = 500
+"""Photos of a class unless a number is given; the paper took 300 to 800."""
+
+_SIDE = {"original": 2048, "large": 1024, "medium": 500}
+"""Longest side of each size, in pixels."""
+
+_PHOTO_ASPECT = 3 / 4
+_BYTES_PER_PIXEL = 0.25
+"""Of JPEG photos, as 775 animal photos from the internet have it on average."""
+
+
+def check_parameters(parameters: CollectParameters) -> None:
+    """Refuse numbers and days that make no sense.
+
+    Raises
+    ------
+    CapError
+        If there is one.
+    """
+    at_least_one = ("connections", "photos_per_observation", "per_class")
+    for name in at_least_one:
+        value = getattr(parameters, name)
+        if value is not None and value < 1:
+            msg = f"--{name.replace('_', '-')} is {value}; it must be at least 1"
+            raise CapError(msg)
+    if not 0 <= parameters.observer_share <= 1:
+        msg = f"--observer-share is {parameters.observer_share:g}; it must be from 0 to 1"
+        raise CapError(msg)
+    for name in ("gb_per_hour", "gb_per_day"):
+        if getattr(parameters, name) <= 0:
+            msg = f"--{name.replace('_', '-')} must be above 0"
+            raise CapError(msg)
+    for name in ("since", "until"):
+        day = getattr(parameters, name)
+        try:
+            datetime.date.fromisoformat(day or "2000-01-01")
+        except ValueError as error:
+            msg = f"--{name} is {day!r}; write a day as YYYY-MM-DD"
+            raise CapError(msg) from error
+
+
+def deciding(parameters: CollectParameters, classes: Sequence[ListedClass]) -> dict[str, Any]:
+    """The parameters that decide which rows there are; how fast they come does not count."""
+    names = (
+        "source",
+        "photos_per_observation",
+        "observer_share",
+        "quality",
+        "captive",
+        "places",
+        "since",
+        "until",
+        "size",
+    )
+    own = ("api_url",) if parameters.source == "inaturalist" else ("tables", "photo_url")
+    taxa = json.dumps([asdict(one) for one in classes])
+    return {name: getattr(parameters, name) for name in (*names, *own)} | {
+        "classes": [one.name for one in classes],
+        "taxa": hashlib.sha256(taxa.encode()).hexdigest(),
+        "per_class": parameters.per_class or PER_CLASS,
+        "licenses": sorted(allowed_licenses(parameters.licenses)),
+    }
+
+
+def _kept(path: Path, make: Callable[[], pa.Table]) -> pa.Table:
+    """A table from a file, or made and written there."""
+    if not path.exists():
+        table = make()
+        with replacing(path) as temporary:
+            pq.write_table(table, temporary)
+    return pq.read_table(path, schema=LISTING, partitioning=None)
+
+
+def list_inaturalist(
+    workspace: Workspace,
+    run: Run,
+    classes: Sequence[ListedClass],
+    parameters: CollectParameters,
+    progress: Progress,
+) -> pa.Table:
+    """The listing of all classes from the API; classes listed before are not asked for again."""
+    allowed = allowed_licenses(parameters.licenses)
+    per_class = parameters.per_class or PER_CLASS
+    listings = []
+    with open_api(workspace, parameters) as api, progress.task("list", len(classes)) as advance:
+        for one in classes:
+
+            def make(one: ListedClass = one) -> pa.Table:
+                taxa = resolve(api, one, progress)
+                if not taxa:
+                    return LISTING.empty_table()
+                query = Query.of(taxa, allowed, parameters)
+                return list_class(api, (one.index, one.name), query, parameters, per_class)
+
+            listings.append(_kept(run.folder / f"listing-{one.index}.parquet", make))
+            advance(1)
+    return pa.concat_tables(listings)
+
+
+def resolve(api: Api, one: ListedClass, progress: Progress) -> list[ResolvedTaxon]:
+    """The taxa of a class that the API knows; says which it does not."""
+    found = {taxon: api.resolve(taxon) for taxon in one.taxa}
+    for taxon, resolved in found.items():
+        if resolved is None:
+            rank = f" ({taxon.rank})" if taxon.rank else ""
+            progress.note(f"{one.name}: iNaturalist knows no {taxon.name}{rank}; left out")
+    return [resolved for resolved in found.values() if resolved is not None]
+
+
+def dry_run(
+    workspace: Workspace,
+    classes: Sequence[ListedClass],
+    parameters: CollectParameters,
+    progress: Progress,
+) -> Outcome:
+    """Say what would be asked, before a photo is fetched: a request or two for each class."""
+    allowed = allowed_licenses(parameters.licenses)
+    most = parameters.per_class or PER_CLASS
+    rows = []
+    with open_api(workspace, parameters) as api, progress.task("count", len(classes)) as advance:
+        for one in classes:
+            taxa = resolve(api, one, progress)
+            there = api.count(Query.of(taxa, allowed, parameters)) if taxa else 0
+            rows.append(_estimate(one.name, there, min(there, most), parameters.size))
+            advance(1)
+    return _planned(rows)
+
+
+def _estimate(name: str, observations: int, photos: int, size: str) -> dict[str, Any]:
+    """What is expected of one class: photos at most, and their bytes."""
+    pixels = _SIDE[size] ** 2 * _PHOTO_ASPECT
+    gigabytes = round(photos * pixels * _BYTES_PER_PIXEL / 1e9, 3)
+    return {"class": name, "observations": observations, "photos": photos, "GB": gigabytes}
+
+
+def _planned(rows: list[dict[str, Any]]) -> Outcome:
+    photos = sum(row["photos"] for row in rows)
+    gigabytes = round(sum(row["GB"] for row in rows), 3)
+    text = f"would ask for up to {photos} photos of {len(rows)} classes, about {gigabytes:g} GB"
+    facts = {"dry_run": True, "photos": photos, "gigabytes": gigabytes, "classes": rows}
+    return Outcome("collect", "\n".join([text, *columns(rows)]), facts)
+
+
+def _politeness(parameters: CollectParameters) -> Politeness:
+    own = parameters.api_url if parameters.source == "inaturalist" else parameters.photo_url
+    return Politeness(
+        connections=parameters.connections,
+        bytes_per_hour=int(parameters.gb_per_hour * 1e9),
+        bytes_per_day=int(parameters.gb_per_day * 1e9),
+        ledger=cache_folder() / "bytes.sqlite",
+        allowed=local_addresses(own),
+    )
+
+
+def _retryable(workspace: Workspace, source: str) -> pa.Table | None:
+    """The source's rows, if some of them failed for a reason that may pass."""
+    photos = workspace.read("photos")
+    own = photos.filter(pc.equal(photos["source"], source))
+    if "transient" in own.column_names and pc.any(own["transient"], min_count=0).as_py():
+        return own
+    return None
+
+
+def collect_remote(
+    workspace: Workspace, parameters: CollectParameters, progress: Progress
+) -> Outcome:
+    """Bring photos from iNaturalist into the workspace, as rows of `photos`."""
+    check_parameters(parameters)
+    if parameters.refresh:
+        return refresh(workspace, parameters, progress)
+    classes = chosen_classes(workspace.label_space, parameters.classes)
+    job = Job(
+        table="photos",
+        stage="collect",
+        source=parameters.source,
+        parameters=deciding(parameters, classes),
+        inputs={"label_space": workspace.label_space.digest},
+        packages=("pyinaturalist", "requests", "pillow", "pyarrow"),
+    )
+    if parameters.dry_run:
+        return dry_run(workspace, classes, parameters, progress)
+    run = workspace.begin(job)
+    disputed = PHOTOS.schema.empty_table()
+    if run.fresh:
+        own = _retryable(workspace, parameters.source)
+        if own is None:
+            return _outcome(workspace, parameters.source, fresh=True)
+        run.start()
+        listing = own.select(LISTING.names)
+    else:
+        listing, disputed = one_class_each(
+            list_inaturalist(workspace, run, classes, parameters, progress), parameters.source
+        )
+    rows = fetch_listing(run, listing, _politeness(parameters), parameters.workers, progress)
+    run.commit(pa.concat_tables([rows, disputed]))
+    return _outcome(workspace, parameters.source, fresh=False)
+
+
+def _outcome(workspace: Workspace, source: str, *, fresh: bool) -> Outcome:
+    photos = workspace.read("photos")
+    own = photos.filter(pc.equal(photos["source"], source))
+    failed = own.filter(pc.equal(own["status"], "failed"))
+    problems = Counter(map(reason_of, failed["error"].to_pylist()))
+    again = pc.sum(failed["transient"]).as_py() or 0
+    classes = len(set(own["class_name"].to_pylist()))
+    text = f"{own.num_rows - failed.num_rows} photos of {classes} classes"
+    if failed.num_rows:
+        text += f", {failed.num_rows} failed: {tell_problems(problems)}"
+    if again:
+        text += f"\n  the same command asks again for {again} of them"
+    facts = {
+        "source": source,
+        "ok": own.num_rows - failed.num_rows,
+        "failed": failed.num_rows,
+        "problems": dict(problems),
+        "bytes": pc.sum(own["bytes"], min_count=0).as_py(),
+    }
+    return Outcome("collect", text, facts, fresh)
