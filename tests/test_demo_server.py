@@ -520,6 +520,15 @@ def test_leaving_hangs_up_on_clients_that_are_still_connected(client):
     assert [record.complete for record in server.log.records] == [False, False]
 
 
+def test_a_server_that_has_gone_may_come_back_at_its_address(client):
+    with serving() as server:
+        url = server.photo_url(101)
+        assert met(client, url) == RIGHT
+    assert met(client, url)["error"] == "ConnectionError"
+    with serving(port=int(server.url.rpartition(":")[2])):
+        assert met(client, url) == RIGHT
+
+
 def test_a_server_in_a_process_of_its_own_serves_and_logs_and_ends(client, tmp_path):
     file = tmp_path / "requests.jsonl"
     catalogue = Catalogue(

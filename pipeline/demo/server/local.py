@@ -308,11 +308,10 @@ class LocalINaturalist:
     def _answer_photo(self, path: str) -> tuple[Answer, Fault | None]:
         time.sleep(self.settings.latency)
         faults = self.settings.faults
-        missing = spoil(Answer(HTTPStatus.OK), Fault.NOT_FOUND, faults, path)
         found = _PHOTO.fullmatch(path)
         photo = self.catalogue.photo.get(int(found[1])) if found else None
         if found is None or photo is None or found[3] != photo.extension:
-            return missing, None
+            return spoil(Answer(HTTPStatus.OK), Fault.NOT_FOUND, faults, path), None
         body = photo.read(found[2])
         right = Answer(HTTPStatus.OK, body, _TYPES.get(photo.extension.lower(), "image/jpeg"))
         if path.startswith("/moved/"):
