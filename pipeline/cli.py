@@ -337,31 +337,43 @@ def _run_annotate(root: click.Context) -> bool:
 @click.argument("folder", required=False, metavar="[DIR]")
 @click.option("--seed", default=0, show_default=True, help="what the toy world is drawn from")
 @click.option("--plant", default="shortcut", show_default=True, help="shortcut, or none")
+@click.option(
+    "--source",
+    type=click.Choice(("folder", "inaturalist")),
+    default="folder",
+    show_default=True,
+    help="collect from the folder, or from a local iNaturalist with its limits and with faults",
+)
 @click.pass_obj
-def demo(session: Session, folder: str | None, seed: int, plant: str) -> None:
+def demo(session: Session, folder: str | None, seed: int, plant: str, source: str) -> None:
     """Draw toy animals with a planted shortcut, run every stage, and compare.
 
     DIR is demo/<plant>-<seed> unless named.
     """
-    place = Path(folder or f"demo/{plant}-{seed}")
+    suffix = "" if source == "folder" else f"-{source}"
+    place = Path(folder or f"demo/{plant}-{seed}{suffix}")
     with _explained():
         from manifests.workspace import Workspace
-        from pipeline.demo.run import compare, prepare
+        from pipeline.demo.run import compare, prepare, serving, tell_requests
 
         prepare(place, seed, plant, session.progress())
-    # Where nothing is planted, nothing is selected, and there is nothing to release.
-    last = "split" if plant == "none" else "release"
-    cap.main(
-        ["--workspace", str(place), *(["--quiet"] if session.quiet else []), "run", "--to", last],
-        standalone_mode=False,
-        auto_envvar_prefix="CAP",
-    )
+        with serving(place, source, session.progress()):
+            # Where nothing is planted, nothing is selected, and there is nothing to release.
+            last = "split" if plant == "none" else "release"
+            quiet = ["--quiet"] if session.quiet else []
+            cap.main(
+                ["--workspace", str(place), *quiet, "run", "--to", last],
+                standalone_mode=False,
+                auto_envvar_prefix="CAP",
+            )
+        if source == "inaturalist":
+            click.echo(f"\n{tell_requests(place)}")
     with _explained():
         findings = compare(Workspace(place))
     click.echo("\nplanted against found")
     for finding in findings:
         verdict = "ok" if finding.same else f"DIFFERS: found {finding.found}"
-        click.echo(f"  {finding.what:22}{finding.planted:44}{verdict}")
+        click.echo(f"  {finding.what:22}{finding.planted:44} {verdict}")
     if not all(finding.same for finding in findings):
         msg = f"what was found is not what was planted; look at {place}"
         raise click.ClickException(msg)

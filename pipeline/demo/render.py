@@ -44,6 +44,7 @@ __all__ = [
     "make_world",
     "render_photos",
     "render_training",
+    "write_table",
 ]
 
 PLANTS = ("shortcut", "none")
@@ -55,6 +56,16 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "butterfly": ("brimstone butterfly", "emerald swallowtail"),
 }
 """The two look-alikes of each family: the one with low marks, the one with high marks."""
+
+TAXA = {
+    "polar bear": "Ursus maritimus",
+    "brown bear": "Ursus arctos",
+    "blue crab": "Callinectes sapidus",
+    "red crab": "Gecarcoidea natalis",
+    "brimstone butterfly": "Gonepteryx rhamni",
+    "emerald swallowtail": "Papilio palinurus",
+}
+"""Scientific name of each animal."""
 
 PHOTOS_PER_GROUP = 40
 """Photos to evaluate on, per class and background (copies come on top)."""
@@ -286,7 +297,8 @@ def _add_unreadable(folder: _Folder) -> dict[str, str]:
     return {truncated: "truncated JPEG", text: "text file"}
 
 
-def _write_table(path: Path, columns: tuple[str, ...], rows: list[dict[str, str]]) -> None:
+def write_table(path: Path, columns: tuple[str, ...], rows: list[dict[str, str]]) -> None:
+    """Write rows as comma-separated values, or tab-separated into a `.tsv` file."""
     with path.open("w", encoding="utf-8", newline="") as handle:
         delimiter = "\t" if path.suffix == ".tsv" else ","
         writer = csv.DictWriter(handle, columns, delimiter=delimiter, lineterminator="\n")
@@ -299,7 +311,8 @@ def render_photos(world: World, root: Path) -> None:
 
     In `root`: `CLASS/NNNN.jpg` (`PHOTOS_PER_GROUP` per class and background, plus the planted
     copies and unreadable files) and `metadata.csv`. Next to `root`: `tags.tsv` (columns `path`,
-    relative to `root`, and `background`), `label_space.csv` (column `name`) and `planted.json`:
+    relative to `root`, and `background`), `label_space.csv` (columns `name`, `taxon`) and
+    `planted.json`:
 
     - `pairs`: class -> {`common`, `counter`};
     - `exact` and `near`: a list of {`photo`, `copy`};
@@ -320,9 +333,9 @@ def render_photos(world: World, root: Path) -> None:
         **_add_copies(folder),
         "unreadable": _add_unreadable(folder),
     }
-    _write_table(root / "metadata.csv", _METADATA, folder.metadata)
-    _write_table(root.parent / "tags.tsv", ("path", "background"), folder.tags)
-    names = [{"name": name} for name in world.classes]
-    _write_table(root.parent / "label_space.csv", ("name",), names)
+    write_table(root / "metadata.csv", _METADATA, folder.metadata)
+    write_table(root.parent / "tags.tsv", ("path", "background"), folder.tags)
+    names = [{"name": name, "taxon": TAXA[name]} for name in world.classes]
+    write_table(root.parent / "label_space.csv", ("name", "taxon"), names)
     text = json.dumps(planted, indent=2, ensure_ascii=False) + "\n"
     (root.parent / "planted.json").write_text(text, encoding="utf-8")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import hashlib
 import json
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pyarrow.compute as pc
 
 from manifests.errors import CapError
-from pipeline.demo.render import make_world, render_photos
+from manifests.vocabulary import label_space
+from pipeline.demo.render import make_world, render_photos, write_table
 from pipeline.demo.train import train
 from pipeline.recipes import write_recipe
 
@@ -19,7 +25,16 @@ if TYPE_CHECKING:
     from manifests.progress import Progress
     from manifests.workspace import Workspace
 
-__all__ = ["Finding", "compare", "prepare"]
+__all__ = ["Finding", "compare", "prepare", "serving", "tell_requests"]
+
+_PHOTOS, _TAGS, _TAGS_BY_DIGEST = "animals", "tags.tsv", "tags-by-digest.tsv"
+_REQUESTS = "requests.jsonl"
+
+_FAULT_RATE = 0.02
+"""Share of the photos that meets each kind of fault, and of the API's requests."""
+
+_STALL_SECONDS = 2.0
+_LATENCY_SECONDS = 0.05
 
 
 def prepare(folder: Path, seed: int, plant: str, progress: Progress) -> None:
@@ -39,12 +54,99 @@ def prepare(folder: Path, seed: int, plant: str, progress: Progress) -> None:
             raise CapError(msg)
     else:
         progress.note(f"demo: drawing animals into {folder}")
-        render_photos(world, folder / "animals")
+        render_photos(world, folder / _PHOTOS)
     if not (folder / "toy.safetensors").is_file():
         progress.note("demo: training a tiny CLIP on the toy world (under a minute)")
         train(world, folder)
-    if not (folder / "cap.toml").is_file():
-        write_recipe(folder, "demo")
+
+
+@contextlib.contextmanager
+def serving(folder: Path, source: str, progress: Progress) -> Iterator[None]:
+    """Keep the source of the photos open, and write the recipe where there is none.
+
+    The source `inaturalist` is a local stand-in for iNaturalist with its limits and with faults; it
+    comes back at the address that the recipe names.
+
+    Raises
+    ------
+    CapError
+        If the folder holds a demo with another source, or that address is taken.
+    """
+    recipe = folder / "cap.toml"
+    known = tomllib.loads(recipe.read_text("utf-8"))["collect"] if recipe.is_file() else None
+    if known is not None and known["source"] != source:
+        msg = f"{folder} holds a demo that collects from {known['source']}; name another folder"
+        raise CapError(msg)
+    if source == "folder":
+        if known is None:
+            write_recipe(folder, "demo")
+        yield
+        return
+    with _local_inaturalist(folder, None if known is None else known["api_url"]) as url:
+        if known is None:
+            _write_tags_by_digest(folder)
+            write_recipe(folder, "demo-inaturalist", api_url=f"{url}/v1")
+        progress.note(f"demo: a local iNaturalist answers at {url}, with faults")
+        yield
+
+
+@contextlib.contextmanager
+def _local_inaturalist(folder: Path, api_url: str | None) -> Iterator[str]:
+    from pipeline.demo.server import (
+        API_FAULTS,
+        HEALING_PHOTO_FAULTS,
+        Faults,
+        ServerSettings,
+        folder_catalogue,
+        server_process,
+    )
+
+    catalogue = folder_catalogue(folder / _PHOTOS, label_space("label_space.csv", folder))
+    faults = Faults(
+        photo_rates=dict.fromkeys(HEALING_PHOTO_FAULTS, _FAULT_RATE),
+        api_rates=dict.fromkeys(API_FAULTS, _FAULT_RATE),
+        stall_seconds=_STALL_SECONDS,
+    )
+    settings = ServerSettings(
+        latency=_LATENCY_SECONDS,
+        faults=faults,
+        log_file=folder / _REQUESTS,
+        port=urlsplit(api_url).port or 0 if api_url else 0,
+    )
+    try:
+        with server_process(catalogue, settings) as url:
+            yield url
+    except EOFError as error:
+        msg = f"the local iNaturalist could not start at {api_url}; remove {folder} and try again"
+        raise CapError(msg) from error
+
+
+def _write_tags_by_digest(folder: Path) -> None:
+    """The tags by the digest of each photo, since a photo from iNaturalist has no file name."""
+    with (folder / _TAGS).open(encoding="utf-8", newline="") as handle:
+        rows = [
+            {"sha256": _sha256(folder / _PHOTOS / row["path"]), "background": row["background"]}
+            for row in csv.DictReader(handle, delimiter="\t")
+        ]
+    write_table(folder / _TAGS_BY_DIGEST, ("sha256", "background"), rows)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def tell_requests(folder: Path) -> str:
+    """What the local iNaturalist was asked, as a sentence."""
+    from pipeline.demo.server import RequestLog
+
+    log = RequestLog.read(folder / _REQUESTS)
+    api = sum(record.path.startswith("/v1/") for record in log.records)
+    faults = sum(log.faults_seen().values())
+    return (
+        f"the local iNaturalist was asked {api} questions, at most "
+        f"{log.requests_in_any(60)} in any minute (60 are allowed), and for "
+        f"{len(log.records) - api} photos; {faults} requests met a fault"
+    )
 
 
 @dataclass(frozen=True)
@@ -59,10 +161,6 @@ class Finding:
     def same(self) -> bool:
         """Whether the stages found what was planted."""
         return self.planted == self.found
-
-
-def _names(photo_ids: Iterable[str]) -> str:
-    return ", ".join(sorted(photo_id.removeprefix("folder:") for photo_id in photo_ids)) or "none"
 
 
 def compare(workspace: Workspace) -> list[Finding]:
@@ -85,17 +183,29 @@ def compare(workspace: Workspace) -> list[Finding]:
 
 
 def _compare_files(workspace: Workspace, planted: dict[str, Any]) -> list[Finding]:
-    rows = workspace.read("duplicates").to_pylist()
-    keeper = {row["photo_id"].removeprefix("folder:"): row["keeper"] for row in rows}
+    """Files are known by their digests, since not every source tells their names."""
+    photos = workspace.read("photos")
+    digest_of = dict(zip(photos["photo_id"].to_pylist(), photos["sha256"].to_pylist(), strict=True))
+    keepers: dict[str, set[str]] = {}
+    for row in workspace.read("duplicates").to_pylist():
+        keepers.setdefault(digest_of[row["photo_id"]], set()).add(row["keeper"])
+    folder = workspace.root / _PHOTOS
     copies = [pair for kind in ("exact", "near") for pair in planted[kind]]
-    merged = sum(keeper[pair["photo"]] == keeper[pair["copy"]] for pair in copies)
-    failed = workspace.read("photos")
-    failed = failed.filter(pc.equal(failed["status"], "failed"))
+    merged = sum(
+        len(keepers[_sha256(folder / pair["photo"])] | keepers[_sha256(folder / pair["copy"])]) == 1
+        for pair in copies
+    )
+    failed = photos.filter(pc.equal(photos["status"], "failed"))["sha256"].to_pylist()
+    names = {_sha256(folder / name): name for name in planted["unreadable"]}
     return [
         Finding("copies", f"{len(copies)} pairs", f"{merged} pairs"),
         Finding(
             "unreadable files",
-            _names(f"folder:{name}" for name in planted["unreadable"]),
-            _names(failed["photo_id"].to_pylist()),
+            _listed(names.values()),
+            _listed(names.get(digest, "another") for digest in failed),
         ),
     ]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -17,8 +17,10 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml")))
 
 
-def write_recipe(folder: Path, name: str) -> Path:
+def write_recipe(folder: Path, name: str, **values: str) -> Path:
     """Make `folder` a workspace by writing a recipe's `cap.toml`; gives its path.
+
+    Where the recipe says `{name}`, the value of that name is put in.
 
     Raises
     ------
@@ -32,5 +34,8 @@ def write_recipe(folder: Path, name: str) -> Path:
     if path.exists():
         msg = f"{folder} is a workspace already ({path}); edit that file"
         raise CapError(msg)
-    write_bytes(path, (resources.files(__name__) / f"{name}.toml").read_bytes())
+    text = (resources.files(__name__) / f"{name}.toml").read_text("utf-8")
+    for key, value in values.items():
+        text = text.replace(f"{{{key}}}", value)
+    write_bytes(path, text.encode())
     return path
