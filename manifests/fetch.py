@@ -220,9 +220,6 @@ def explained() -> Iterator[None]:
     except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as error:
         msg = "timed out: no bytes came in time"
         raise FetchError(msg, transient=True) from error
-    except urllib3.exceptions.IncompleteRead as error:
-        msg = "connection lost: the body was cut short"
-        raise FetchError(msg, transient=True) from error
     # requests lets some of urllib3's errors through.
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
         msg = f"connection lost: {_cause(error)}"
@@ -230,9 +227,13 @@ def explained() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """What the operating system says of an error, below the layers around it."""
+    """What lies below the layers of an error: mostly, what the operating system says."""
+    from urllib3.exceptions import IncompleteRead
+
     inner: BaseException | None = error
     while inner is not None:
+        if isinstance(inner, IncompleteRead):
+            return "the body was cut short"
         if isinstance(inner, OSError) and inner.strerror:
             return inner.strerror
         inner = inner.__cause__ or inner.__context__

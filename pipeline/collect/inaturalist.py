@@ -11,10 +11,11 @@ from __future__ import annotations
 import datetime
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlencode
 
 import platformdirs
 import pyarrow as pa
@@ -24,7 +25,7 @@ from manifests.fetch import USER_AGENT, explained, local_addresses, refusal
 from manifests.tables import from_rows
 from manifests.vocabulary import License, Taxon, attribution_text, licenses
 from pipeline.collect.download import retrying
-from pipeline.collect.listing import LISTING, choose_diverse
+from pipeline.collect.listing import LISTING, PER_CLASS, choose_diverse
 
 if TYPE_CHECKING:
     from pyinaturalist.session import ClientSession
@@ -46,6 +47,9 @@ __all__ = [
 ]
 
 _PER_PAGE = 200
+_NO_LIMIT = 1e9
+"""A share of a class that nobody reaches."""
+
 IDS_PER_REQUEST = 30
 _ANIMALIA = 1
 _PER_DAY = 9_500
@@ -144,11 +148,10 @@ class Api:
             with explained():
                 response = self._session.request(
                     "GET",
-                    f"{self._url}/{path}",
+                    f"{self._url}/{path}?{urlencode(query, safe=',')}",
                     expire_after=keep,
                     force_refresh=again,
                     raise_for_status=False,
-                    **query,
                 )
         except BucketFullException as error:
             msg = "the day's requests to iNaturalist are used up; go on tomorrow"
@@ -188,8 +191,8 @@ class Api:
 
     def observations(self, query: Query) -> Iterator[list[dict[str, Any]]]:
         """Pages of observations, newest first, without an end to how far they reach."""
-        order = {"order_by": "id", "order": "desc", "per_page": _PER_PAGE}
-        below: dict[str, int] = {}
+        order = {"order_by": "id", "order": "desc", "per_page": str(_PER_PAGE)}
+        below: dict[str, str] = {}
         while True:
             answer = self.get("observations", query.plain() | order | below, keep=_PAGES_KEPT)
             page = answer["results"]
@@ -197,10 +200,10 @@ class Api:
             if len(page) < _PER_PAGE:
                 return
             lowest = min(int(observation["id"]) for observation in page)
-            if lowest >= below.get("id_below", lowest + 1):
+            if lowest >= int(below.get("id_below", lowest + 1)):
                 msg = f"{self._url} gives the same observations again; its paging is broken"
                 raise CapError(msg)
-            below = {"id_below": lowest}
+            below = {"id_below": str(lowest)}
 
     def by_id(self, observation_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Observations as they are now, by id; those that are gone are missing."""
@@ -274,16 +277,16 @@ class Query:
             until=parameters.until,
         )
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, str]:
         """The query's parameters, in the API's words."""
-        plain: dict[str, Any] = {"taxon_id": ",".join(map(str, self.taxon_ids)), "photos": "true"}
+        plain = {"taxon_id": ",".join(map(str, self.taxon_ids)), "photos": "true"}
         if self.quality != "any":
             plain["quality_grade"] = self.quality
         if self.captive != "yes":
             plain["captive"] = "true" if self.captive == "only" else "false"
         # The API has no word for photos without a licence, so these are told apart here.
         if all(code.startswith("cc") for code in self.licenses):
-            plain["photo_license"] = [code.upper() for code in self.licenses]
+            plain["photo_license"] = ",".join(self.licenses)
         named = {"place_id": ",".join(self.places), "d1": self.since, "d2": self.until}
         return plain | {name: value for name, value in named.items() if value}
 
@@ -361,7 +364,7 @@ def list_class(
     label: tuple[int, str],
     query: Query,
     parameters: CollectParameters,
-    per_class: int,
+    say: Callable[[str], None],
 ) -> pa.Table:
     """The photos to ask for of one class.
 
@@ -374,27 +377,44 @@ def list_class(
     query
         Which observations to look at.
     parameters
-        Size and diversity.
-    per_class
-        Most photos.
+        Size, number and diversity.
+    say
+        Told what a person should know.
 
     Returns
     -------
     pyarrow.Table
         Schema `LISTING`, newest first.
+
+    Raises
+    ------
+    CapError
+        If the API does not answer, or not as it should.
     """
+    wanted = parameters.per_class or PER_CLASS
     rows: list[dict[str, Any]] = []
+    candidates: list[tuple[str | None, str | None]] = []
     chosen: list[int] = []
+    per_observation = parameters.photos_per_observation
     for page in api.observations(query):
-        for observation in page:
-            rows += photo_rows(observation, parameters.size, query.licenses)
-        chosen = choose_diverse(
-            [(row["observation_id"], row["creator_id"]) for row in rows],
-            per_class,
-            parameters.photos_per_observation,
-            parameters.observer_share,
-        )
-        if len(chosen) == per_class:
+        try:
+            for observation in page:
+                rows += photo_rows(observation, parameters.size, query.licenses)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            msg = (
+                f"{parameters.api_url} does not answer like iNaturalist: an observation of "
+                f"{label[1]} cannot be read ({type(error).__name__}: {error})"
+            )
+            raise CapError(msg) from error
+        candidates = [(row["observation_id"], row["creator_id"]) for row in rows]
+        chosen = choose_diverse(candidates, wanted, per_observation, parameters.observer_share)
+        if len(chosen) == wanted:
             break
+    left_out = len(choose_diverse(candidates, wanted, per_observation, _NO_LIMIT)) - len(chosen)
+    if left_out:
+        say(
+            f"{label[1]}: {left_out} photos left out, so that no observer has more than "
+            f"{100 * parameters.observer_share:g} % of the class (--observer-share)"
+        )
     named = {"class_index": label[0], "class_name": label[1]}
     return from_rows([{**rows[position], **named} for position in chosen], LISTING)

@@ -22,6 +22,7 @@ from manifests.vocabulary import LabelSpace, Taxon
 __all__ = [
     "BY_CLASS",
     "LISTING",
+    "PER_CLASS",
     "ListedClass",
     "choose_diverse",
     "chosen_classes",
@@ -53,6 +54,9 @@ LISTING: pa.Schema = pa.schema(
 
 BY_CLASS = [("class_index", "ascending"), ("photo_id", "ascending")]
 """The order in which photos are asked for."""
+
+PER_CLASS = 500
+"""Photos of a class unless a number is given; the paper took 300 to 800."""
 
 _ALWAYS_ALLOWED = 2
 """Photos that one observer may have of a class, however small the class is."""

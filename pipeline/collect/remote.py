@@ -37,7 +37,13 @@ from pipeline.collect.inaturalist import (
     list_class,
     open_api,
 )
-from pipeline.collect.listing import LISTING, ListedClass, chosen_classes, one_class_each
+from pipeline.collect.listing import (
+    LISTING,
+    PER_CLASS,
+    ListedClass,
+    chosen_classes,
+    one_class_each,
+)
 from pipeline.collect.refresh import refresh
 from pipeline.columns import columns
 
@@ -45,10 +51,7 @@ if TYPE_CHECKING:
     from manifests.progress import Progress
     from pipeline.parameters import CollectParameters
 
-__all__ = ["PER_CLASS", "collect_remote"]
-
-PER_CLASS = 500
-"""Photos of a class unless a number is given; the paper took 300 to 800."""
+__all__ = ["collect_remote"]
 
 _SIDE = {"original": 2048, "large": 1024, "medium": 500}
 """Longest side of each size, in pixels."""
@@ -129,7 +132,6 @@ def list_inaturalist(
 ) -> pa.Table:
     """The listing of all classes from the API; classes listed before are not asked for again."""
     allowed = allowed_licenses(parameters.licenses)
-    per_class = parameters.per_class or PER_CLASS
     listings = []
     with open_api(workspace, parameters) as api, progress.task("list", len(classes)) as advance:
         for one in classes:
@@ -139,7 +141,7 @@ def list_inaturalist(
                 if not taxa:
                     return LISTING.empty_table()
                 query = Query.of(taxa, allowed, parameters)
-                return list_class(api, (one.index, one.name), query, parameters, per_class)
+                return list_class(api, (one.index, one.name), query, parameters, progress.note)
 
             listings.append(_kept(run.folder / f"listing-{one.index}.parquet", make))
             advance(1)
@@ -172,19 +174,22 @@ def dry_run(
             there = api.count(Query.of(taxa, allowed, parameters)) if taxa else 0
             rows.append(_estimate(one.name, there, min(there, most), parameters.size))
             advance(1)
-    return _planned(rows)
+    return _planned(rows, parameters.size)
 
 
 def _estimate(name: str, observations: int, photos: int, size: str) -> dict[str, Any]:
     """What is expected of one class: photos at most, and their bytes."""
-    pixels = _SIDE[size] ** 2 * _PHOTO_ASPECT
-    gigabytes = round(photos * pixels * _BYTES_PER_PIXEL / 1e9, 3)
+    gigabytes = round(photos * _typical_bytes(size) / 1e9, 3)
     return {"class": name, "observations": observations, "photos": photos, "GB": gigabytes}
 
 
-def _planned(rows: list[dict[str, Any]]) -> Outcome:
+def _typical_bytes(size: str) -> float:
+    return _SIDE[size] ** 2 * _PHOTO_ASPECT * _BYTES_PER_PIXEL
+
+
+def _planned(rows: list[dict[str, Any]], size: str) -> Outcome:
     photos = sum(row["photos"] for row in rows)
-    gigabytes = round(sum(row["GB"] for row in rows), 3)
+    gigabytes = round(photos * _typical_bytes(size) / 1e9, 3)
     text = f"would ask for up to {photos} photos of {len(rows)} classes, about {gigabytes:g} GB"
     facts = {"dry_run": True, "photos": photos, "gigabytes": gigabytes, "classes": rows}
     return Outcome("collect", "\n".join([text, *columns(rows)]), facts)
