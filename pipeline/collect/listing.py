@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from manifests.schema import PHOTOS
 
-__all__ = ["LISTING", "choose_diverse"]
+__all__ = ["LISTING", "choose_diverse", "photos_per_observer"]
 
 LISTING: pa.Schema = pa.schema(
     [
@@ -45,6 +45,11 @@ _ALWAYS_ALLOWED = 2
 
 Candidate = tuple[str | None, str | None]
 """Observation and observer of a photo; None where the source does not tell."""
+
+
+def photos_per_observer(observer_share: float, photos: int) -> int:
+    """How many of a class's `photos` may be of one observer, if each has at most the share."""
+    return max(_ALWAYS_ALLOWED, int(Fraction(str(observer_share)) * photos))
 
 
 def choose_diverse(
@@ -77,11 +82,10 @@ def choose_diverse(
     The share is one of the photos taken, not of those wanted: where a class yields fewer, fewer are
     allowed to each observer, until share and photos fit each other.
     """
-    share = Fraction(str(observer_share))
-    allowed = max(_ALWAYS_ALLOWED, int(share * at_most))
+    allowed = photos_per_observer(observer_share, at_most)
     while True:
         chosen = _take(candidates, at_most, photos_per_observation, allowed)
-        fitting = max(_ALWAYS_ALLOWED, int(share * len(chosen)))
+        fitting = photos_per_observer(observer_share, len(chosen))
         if fitting >= allowed:
             return chosen
         allowed = fitting
