@@ -171,6 +171,7 @@ def list_open_data(
         tell.
     """
     bounds = _bounds(parameters)
+    class_indices = sorted(set(class_indices))
     tables = _place(place)
     overflow = scratch / "duckdb"
     # One that was killed may have left gigabytes behind.
@@ -182,7 +183,7 @@ def list_open_data(
             unresolved = _find_taxa(reader, labels, class_indices)
             _find_photos(reader, bounds)
             unknown = _allow_licenses(reader, parameters)
-            chosen = _rank(reader, parameters)
+            chosen = _rank(reader, class_indices, parameters)
     finally:
         shutil.rmtree(overflow, ignore_errors=True)
     return OpenDataListing(
@@ -232,6 +233,7 @@ def _connect(tables: Place, overflow: Path) -> Iterator[duckdb.DuckDBPyConnectio
             "autoload_known_extensions": False,
         }
     ) as connection:
+        connection.execute("SET enable_progress_bar = false")
         connection.register_filesystem(tables)
         try:
             yield connection
@@ -458,50 +460,60 @@ def _allow_licenses(reader: _Reader, parameters: CollectParameters) -> dict[str,
     return unknown
 
 
-def _rank(reader: _Reader, parameters: CollectParameters) -> pa.Table:
+def _rank(
+    reader: _Reader, class_indices: Sequence[int], parameters: CollectParameters
+) -> pa.Table:
     """The first candidates of each class, in order of preference.
 
     No observer has more of them than `choose_diverse` would allow to begin with, so that it chooses
     from these what it would choose from all.
     """
     at_most = _at_most(parameters)
-    reader.connection.execute(
+    connection = reader.connection
+    connection.execute(
         """
-        CREATE TABLE first AS
-        -- A photo may be in two observations, and so come twice to a class.
-        WITH once AS (
-            SELECT class_index, photo_id, min_by(
-                struct_pack(
-                    observation_uuid, observer_id, taxon_id, observed_on, extension, code, position
-                ),
-                observation_uuid
-            ) AS photo
-            FROM found
-            JOIN class_taxa USING (taxon_id)
-            JOIN allowed_licenses ON coalesce(license, '') = allowed_licenses.name
-            GROUP BY class_index, photo_id
-        ),
-        candidates AS (SELECT class_index, photo_id, unnest(photo) FROM once),
-        of_observation AS (
-            SELECT * FROM candidates QUALIFY row_number() OVER (
-                PARTITION BY class_index, observation_uuid ORDER BY position NULLS LAST, photo_id
-            ) <= $per_observation
-        ),
-        of_observer AS (
-            SELECT * FROM of_observation QUALIFY observer_id IS NULL OR row_number() OVER (
-                PARTITION BY class_index, observer_id ORDER BY photo_id DESC
-            ) <= $per_observer
-        )
-        SELECT * FROM of_observer QUALIFY row_number() OVER (
-            PARTITION BY class_index ORDER BY photo_id DESC
-        ) <= $at_most
+        CREATE TABLE candidates AS
+        SELECT found.*, code
+        FROM found JOIN allowed_licenses ON coalesce(license, '') = allowed_licenses.name
+        QUALIFY row_number() OVER (
+            PARTITION BY observation_uuid ORDER BY position NULLS LAST, photo_id
+        ) <= $per_observation
         """,
-        {
-            "per_observation": parameters.photos_per_observation,
-            "per_observer": photos_per_observer(parameters.observer_share, at_most),
-            "at_most": at_most,
-        },
+        {"per_observation": parameters.photos_per_observation},
     )
+    connection.execute("DROP TABLE found")
+    connection.execute(
+        "CREATE TABLE first AS SELECT 0::INTEGER AS class_index, * FROM candidates LIMIT 0"
+    )
+    with reader.progress.task("choosing photos of classes", len(class_indices)) as advance:
+        for index in class_indices:
+            # Class by class: a window over all classes would have to fit into memory at once.
+            # A photo may be in two observations, and so come twice.
+            connection.execute(
+                """
+                INSERT INTO first
+                SELECT $class_index, * FROM (
+                    SELECT * FROM candidates
+                    WHERE taxon_id IN (
+                        SELECT taxon_id FROM class_taxa WHERE class_index = $class_index
+                    )
+                    QUALIFY row_number() OVER (
+                        PARTITION BY photo_id ORDER BY observation_uuid
+                    ) = 1
+                )
+                QUALIFY observer_id IS NULL OR row_number() OVER (
+                    PARTITION BY observer_id ORDER BY photo_id DESC
+                ) <= $per_observer
+                ORDER BY photo_id DESC
+                LIMIT $at_most
+                """,
+                {
+                    "class_index": index,
+                    "per_observer": photos_per_observer(parameters.observer_share, at_most),
+                    "at_most": at_most,
+                },
+            )
+            advance(1)
     reader.read(
         "observers",
         """
