@@ -259,11 +259,11 @@ class _Reader:
         """Names of a file's columns, in the order that this month has them."""
         try:
             with self.place.open(file, compression="infer") as lines:
-                line = lines.readline(_LONGEST_HEADER)
+                line = lines.read(_LONGEST_HEADER).partition(b"\n")[0]
         except (OSError, EOFError) as error:
             msg = f"cannot read {file} at {self.place.address}: {error}"
             raise CapError(msg) from error
-        return list(line.decode("utf-8", "replace").rstrip("\r\n").split("\t"))
+        return list(line.decode("utf-8", "replace").rstrip("\r").split("\t"))
 
     def _define(self, table: str) -> None:
         """Make a view that reads the file of a table."""
@@ -460,9 +460,7 @@ def _allow_licenses(reader: _Reader, parameters: CollectParameters) -> dict[str,
     return unknown
 
 
-def _rank(
-    reader: _Reader, class_indices: Sequence[int], parameters: CollectParameters
-) -> pa.Table:
+def _rank(reader: _Reader, class_indices: Sequence[int], parameters: CollectParameters) -> pa.Table:
     """The first candidates of each class, in order of preference.
 
     No observer has more of them than `choose_diverse` would allow to begin with, so that it chooses
@@ -573,7 +571,7 @@ def _listing(first: pa.Table, labels: LabelSpace, parameters: CollectParameters)
     )
     columns["attribution"] = pa.array(
         [
-            attribution_text(creator, code)
+            creator and attribution_text(creator, code)
             for creator, code in zip(
                 photos["creator"].to_pylist(), photos["license"].to_pylist(), strict=True
             )
