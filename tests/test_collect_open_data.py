@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import gzip
 import importlib.util
+import os
 import random
 import shutil
+import signal
 import tempfile
 import threading
 from contextlib import contextmanager
@@ -142,6 +144,21 @@ def serve(folder: Path, handler=SimpleHTTPRequestHandler):
             thread.join()
 
 
+class Told(Progress):
+    """Keeps the total and the count of every task."""
+
+    def __init__(self):
+        self.tasks = {}
+
+    @contextmanager
+    def task(self, label, total, done=0):
+        self.tasks[label] = [total, done]
+        yield partial(self.advance, label)
+
+    def advance(self, label, count):
+        self.tasks[label][1] += count
+
+
 class InParts(SimpleHTTPRequestHandler):
     """Answers requests for parts of files, as S3 does; fails at every third of them."""
 
@@ -151,7 +168,10 @@ class InParts(SimpleHTTPRequestHandler):
         InParts.asked += 1
         if InParts.asked % 3 == 0:
             self.send_error(503)
-            return
+        else:
+            self.send_part()
+
+    def send_part(self):
         start, _, end = self.headers["Range"].removeprefix("bytes=").partition("-")
         data = Path(self.translate_path(self.path)).read_bytes()
         part = data[int(start) : int(end) + 1]
@@ -485,16 +505,24 @@ def test_a_server_that_gives_no_parts_is_named(tmp_path, monkeypatch):
         run(address)
 
 
-def test_a_server_that_stops_is_named(tmp_path, monkeypatch):
-    class Fails(InParts):
-        def do_GET(self):
-            self.send_error(503)
+@pytest.mark.parametrize("answers", [0, 9])
+def test_a_server_that_stops_is_named(tmp_path, monkeypatch, answers):
+    class Stops(InParts):
+        left = answers
 
+        def do_GET(self):
+            Stops.left -= 1
+            if Stops.left < 0:
+                self.send_error(503)
+            else:
+                self.send_part()
+
+    monkeypatch.setattr(places, "_BLOCK", 1000)
     monkeypatch.setattr(places, "_WAITS", (0.0,))
-    write_tables(tmp_path)
+    write_tables(tmp_path, photos=[photo(n, n) for n in range(30_000)])
     with (
-        serve(tmp_path, Fails) as address,
-        pytest.raises(CapError, match=r"taxa\.csv\.gz stopped coming from http.*503"),
+        serve(tmp_path, Stops) as address,
+        pytest.raises(CapError, match=r"csv\.gz stopped coming from http.*503.*again"),
     ):
         run(address)
 
@@ -597,19 +625,22 @@ def test_a_table_of_unreadable_lines_is_refused(tmp_path):
 
 
 def test_progress_counts_the_megabytes_of_each_table(tmp_path):
-    told = {}
-
-    class Told(Progress):
-        @contextmanager
-        def task(self, label, total, done=0):
-            told[label] = [total, done]
-
-            def advance(count):
-                told[label][1] += count
-
-            yield advance
-
+    told = Told()
     write_tables(tmp_path, ".csv", photos=[photo(n, n) for n in range(20_000)])
-    list_open_data(str(tmp_path), LYNX, [0], CollectParameters(), tmp_path / "scratch", Told())
-    assert told["reading photos.csv (MB)"] == [2, 2]
-    assert told["choosing photos of classes"] == [1, 1]
+    list_open_data(str(tmp_path), LYNX, [0], CollectParameters(), tmp_path / "scratch", told)
+    assert told.tasks["reading photos.csv (MB)"] == [2, 2]
+    assert told.tasks["choosing photos of classes"] == [1, 1]
+
+
+def test_an_interrupt_is_one(tmp_path):
+    class Interrupts(Told):
+        def advance(self, label, count):
+            if "photos.csv" in label:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    write_tables(tmp_path, ".csv", photos=[photo(n, n) for n in range(100_000)])
+    with pytest.raises(KeyboardInterrupt):
+        list_open_data(
+            str(tmp_path), LYNX, [0], CollectParameters(), tmp_path / "scratch", Interrupts()
+        )
+    assert not list((tmp_path / "scratch").iterdir())

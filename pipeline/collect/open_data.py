@@ -240,6 +240,11 @@ def _connect(tables: Place, overflow: Path) -> Iterator[duckdb.DuckDBPyConnectio
         except duckdb.Error as error:
             msg = f"could not choose photos of {tables.address}: {_first_line(error)}"
             raise CapError(msg) from error
+        except RuntimeError as error:
+            # This is how DuckDB passes Ctrl+C on.
+            if str(error) == "Query interrupted":
+                raise KeyboardInterrupt from error
+            raise
 
 
 def _first_line(error: BaseException) -> str:
@@ -317,7 +322,10 @@ class _Reader:
                 self.place.on_bytes = _in_megabytes(advance)
                 self.connection.execute(statement, values)
         except duckdb.Error as error:
-            raise CapError(_damage(error, f"{file} at {self.place.address}")) from error
+            found = self.place.failure or CapError(
+                _damage(error, f"{file} at {self.place.address}")
+            )
+            raise found from error
         finally:
             self.place.on_bytes = lambda count: None
         self._count_unread(file)

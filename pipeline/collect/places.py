@@ -52,6 +52,8 @@ class Place(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         File name of each table.
     on_bytes
         Called with the number of bytes just read.
+    failure
+        Why a table stopped coming; whoever reads through DuckDB gets no better than its traceback.
 
     Raises
     ------
@@ -66,10 +68,11 @@ class Place(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         super().__init__()
         self.address = address.rstrip("/") or address
         self.on_bytes: Callable[[int], None] = lambda count: None
+        self.failure: CapError | None = None
         try:
             self._source, self._root = fsspec.url_to_fs(self.address)
         except (ImportError, ValueError) as error:
-            msg = f"cannot read {address}: {error}; or put the tables into a folder and name that"
+            msg = f"cannot read {address}: {error}, or put the tables into a folder and name that"
             raise CapError(msg) from error
         self._infos: dict[str, dict[str, Any]] = {}
         self.files = {table: self._find(table) for table in tables}
@@ -128,11 +131,19 @@ class _TableFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no t
         super().__init__(place, path, **options)
 
     def _fetch_range(self, start: int, end: int) -> bytes:
+        try:
+            data = self._ask(start, end)
+        except CapError as error:
+            self.fs.failure = error
+            raise
+        self.fs.on_bytes(len(data))
+        return data
+
+    def _ask(self, start: int, end: int) -> bytes:
         for wait in (*_WAITS, None):
             try:
                 self._inner.seek(start)
-                data = self._inner.read(end - start)
-                break
+                return self._inner.read(end - start)
             except ValueError as error:
                 msg = (
                     f"the server of {self.fs.address} does not give parts of files; "
@@ -140,12 +151,11 @@ class _TableFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no t
                 )
                 raise CapError(msg) from error
             except (OSError, aiohttp.ClientError) as error:
-                if wait is None:
-                    msg = f"{self.path} stopped coming from {self.fs.address}: {error}"
-                    raise CapError(msg) from error
+                failure = error
+            if wait is not None:
                 time.sleep(wait)
-        self.fs.on_bytes(len(data))
-        return data
+        msg = f"{self.path} stopped coming from {self.fs.address}: {failure}; run it again later"
+        raise CapError(msg) from failure
 
     def close(self) -> None:
         """Close both files."""
