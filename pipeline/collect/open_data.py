@@ -79,7 +79,7 @@ _THREADS = 4
 _LONGEST_HEADER = 2**16
 
 _MOST_UNREAD = 10_000
-"""Lines of a table that may be unreadable; the published ones have a few with a tab too many."""
+"""Errors in lines that a table may not have; the published ones have a few with a tab too many."""
 
 
 @dataclass(frozen=True)
@@ -297,11 +297,15 @@ class _Reader:
 
     def _count_unread(self, file: str) -> None:
         """Keep what DuckDB noted of the lines that it left out, unless they are too many."""
-        count, first, reason = self.connection.execute(
-            "SELECT count(DISTINCT line), min(line), min_by(error_message, line) FROM reject_errors"
+        noted, count, first, reason = self.connection.execute(
+            """
+            SELECT count(*), count(DISTINCT line), min(line), min_by(error_message, line)
+            FROM reject_errors
+            """
         ).fetchall()[0]
         self.connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
-        if count >= _MOST_UNREAD:
+        # A line may have several errors, and DuckDB notes no more than the limit.
+        if noted >= _MOST_UNREAD:
             msg = (
                 f"{count} lines or more of {file} at {self.place.address} cannot be read, "
                 f"the first is {first}: {reason}; is it a table of iNaturalist Open Data?"
