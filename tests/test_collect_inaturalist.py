@@ -387,9 +387,7 @@ def test_a_refresh_marks_what_is_gone_and_whose_licence_changed(study):
         "1 with another that is"
     )
     photos = {int(r["creator_id"]): r for r in study.read("photos").to_pylist()}
-    assert (
-        photos[3]["error"] == photos[5]["error"] == ("gone: the photo is no longer on iNaturalist")
-    )
+    assert photos[3]["error"] == photos[5]["error"] == ("gone: the photo is no longer there")
     assert photos[7]["error"] == "licence changed: from cc-by to all-rights-reserved"
     assert [photos[n]["path"] for n in (3, 5, 7)] == [None] * 3
     assert (photos[9]["status"], photos[9]["license"]) == ("ok", "cc0")

@@ -27,6 +27,7 @@ __all__ = [
     "choose_diverse",
     "chosen_classes",
     "one_class_each",
+    "photos_per_observer",
 ]
 
 LISTING: pa.Schema = pa.schema(
@@ -65,6 +66,11 @@ Candidate = tuple[str | None, str | None]
 """Observation and observer of a photo; None where the source does not tell."""
 
 
+def photos_per_observer(observer_share: float, photos: int) -> int:
+    """How many of a class's `photos` may be of one observer, if each has at most the share."""
+    return max(_ALWAYS_ALLOWED, int(Fraction(str(observer_share)) * photos))
+
+
 def choose_diverse(
     candidates: Sequence[Candidate],
     at_most: int,
@@ -95,11 +101,10 @@ def choose_diverse(
     The share is one of the photos taken, not of those wanted: where a class yields fewer, fewer are
     allowed to each observer, until share and photos fit each other.
     """
-    share = Fraction(str(observer_share))
-    allowed = max(_ALWAYS_ALLOWED, int(share * at_most))
+    allowed = photos_per_observer(observer_share, at_most)
     while True:
         chosen = _take(candidates, at_most, photos_per_observation, allowed)
-        fitting = max(_ALWAYS_ALLOWED, int(share * len(chosen)))
+        fitting = photos_per_observer(observer_share, len(chosen))
         if fitting >= allowed:
             return chosen
         allowed = fitting
@@ -159,27 +164,36 @@ def chosen_classes(labels: LabelSpace, names: Sequence[str]) -> tuple[ListedClas
 
 
 def one_class_each(listing: pa.Table, source: str) -> tuple[pa.Table, pa.Table]:
-    """The listing without photos asked for under two classes, and the failed rows of those.
+    """The photos of a listing that can be asked for, and failed rows of `photos` for the others.
 
-    A photo that a class lists twice, by two of its taxa, stays once. Sorted by class and photo.
+    A photo cannot be had under two classes, or without an address. One that a class lists twice, by
+    two of its taxa, stays once. Sorted by class and photo.
     """
     listing = listing.sort_by(BY_CLASS)
-    seen: dict[str, set[str]] = {}
+    classes: dict[str, set[str]] = {}
     first: dict[str, int] = {}
-    ids, names = listing["photo_id"].to_pylist(), listing["class_name"].to_pylist()
-    for position, (photo_id, name) in enumerate(zip(ids, names, strict=True)):
-        seen.setdefault(photo_id, set()).add(name)
+    columns = (listing[name].to_pylist() for name in ("photo_id", "class_name", "url"))
+    addressed: set[str] = set()
+    for position, (photo_id, name, url) in enumerate(zip(*columns, strict=True)):
+        classes.setdefault(photo_id, set()).add(name)
         first.setdefault(photo_id, position)
-    disputed = {photo_id for photo_id, classes in seen.items() if len(classes) > 1}
+        if url is not None:
+            addressed.add(photo_id)
+    wrong = {
+        photo_id: "asked for under two classes: " + " and ".join(sorted(names))
+        for photo_id, names in classes.items()
+        if len(names) > 1
+    }
+    wrong |= dict.fromkeys(first.keys() - addressed - wrong.keys(), "the source gives no address")
     failed = [
         {
             **listing.slice(first[photo_id], 1).to_pylist()[0],
             "source": source,
             "status": "failed",
-            "error": "asked for under two classes: " + " and ".join(sorted(seen[photo_id])),
+            "error": wrong[photo_id],
             "transient": False,
         }
-        for photo_id in sorted(disputed)
+        for photo_id in sorted(wrong)
     ]
-    kept = [position for photo_id, position in first.items() if photo_id not in disputed]
+    kept = [position for photo_id, position in first.items() if photo_id not in wrong]
     return listing.take(pa.array(kept, pa.int64())), from_rows(failed, PHOTOS.schema)

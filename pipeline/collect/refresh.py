@@ -52,7 +52,7 @@ def checked(
         return {**row, "license": license_now, "attribution": line}
     unknown = dict.fromkeys(("path", "width", "height", "format", "fetched_at"))
     if license_now is None:
-        reason = f"{GONE}: the photo is no longer on iNaturalist"
+        reason = f"{GONE}: the photo is no longer there"
     else:
         reason = f"{CHANGED}: from {row['license']} to {license_now}"
         unknown["license"] = license_now
@@ -69,10 +69,12 @@ def _licenses_now(observations: Mapping[str, Mapping[str, Any]]) -> dict[str, st
     }
 
 
-def _ask(run: Run, rows: pa.Table, parameters: CollectParameters, progress: Progress) -> None:
+def _ask_api(
+    run: Run, rows: Sequence[dict[str, Any]], parameters: CollectParameters, progress: Progress
+) -> None:
     allowed = allowed_licenses(parameters.licenses)
     with open_api(run.workspace, parameters) as api:
-        for index, batch in run.batches(rows.to_pylist(), IDS_PER_REQUEST, progress):
+        for index, batch in run.batches(rows, IDS_PER_REQUEST, progress):
             fresh = []
             for start in range(0, len(batch), IDS_PER_REQUEST):
                 part = batch[start : start + IDS_PER_REQUEST]
@@ -82,8 +84,21 @@ def _ask(run: Run, rows: pa.Table, parameters: CollectParameters, progress: Prog
             run.save(index, from_rows(fresh, PHOTOS.schema))
 
 
+def _ask_tables(
+    run: Run, rows: Sequence[dict[str, Any]], parameters: CollectParameters, progress: Progress
+) -> None:
+    from pipeline.collect.open_data import open_data_licenses
+
+    allowed = allowed_licenses(parameters.licenses)
+    ids = [row["photo_id"] for row in rows]
+    now = open_data_licenses(parameters.tables, ids, run.folder, progress)
+    for index, batch in run.batches(rows, IDS_PER_REQUEST, progress):
+        fresh = [checked(row, now.get(row["photo_id"]), allowed) for row in batch]
+        run.save(index, from_rows(fresh, PHOTOS.schema))
+
+
 def refresh(workspace: Workspace, parameters: CollectParameters, progress: Progress) -> Outcome:
-    """Bring the licences of the photos collected from the API up to date.
+    """Bring the licences of a source's photos up to date: from the API, or from newer tables.
 
     Raises
     ------
@@ -112,7 +127,8 @@ def refresh(workspace: Workspace, parameters: CollectParameters, progress: Progr
     own = photos.filter(pc.equal(photos["source"], source))
     there = pc.equal(own["status"], "ok")
     before = own.filter(there)
-    _ask(run, before, parameters, progress)
+    ask = _ask_api if source == "inaturalist" else _ask_tables
+    ask(run, before.to_pylist(), parameters, progress)
     after = run.saved()
     run.commit(pa.concat_tables([own.filter(pc.invert(there)), after]))
     return _outcome(before, after)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -25,8 +26,8 @@ from manifests.fetch import local_addresses
 from manifests.progress import tell_problems
 from manifests.schema import PHOTOS
 from manifests.tables import replacing
-from manifests.vocabulary import allowed_licenses
-from manifests.workspace import Job, Outcome, Run, Workspace
+from manifests.vocabulary import Taxon, allowed_licenses
+from manifests.workspace import Job, Outcome, Workspace
 from pipeline.collect.download import Politeness
 from pipeline.collect.fetching import fetch_listing, reason_of
 from pipeline.collect.inaturalist import (
@@ -125,7 +126,7 @@ def _kept(path: Path, make: Callable[[], pa.Table]) -> pa.Table:
 
 def list_inaturalist(
     workspace: Workspace,
-    run: Run,
+    folder: Path,
     classes: Sequence[ListedClass],
     parameters: CollectParameters,
     progress: Progress,
@@ -143,9 +144,45 @@ def list_inaturalist(
                 query = Query.of(taxa, allowed, parameters)
                 return list_class(api, (one.index, one.name), query, parameters, progress.note)
 
-            listings.append(_kept(run.folder / f"listing-{one.index}.parquet", make))
+            listings.append(_kept(folder / f"listing-{one.index}.parquet", make))
             advance(1)
     return pa.concat_tables(listings)
+
+
+def list_open_data_photos(
+    workspace: Workspace,
+    folder: Path,
+    classes: Sequence[ListedClass],
+    parameters: CollectParameters,
+    progress: Progress,
+) -> pa.Table:
+    """The listing of all classes from the Open Data tables; says what they do not tell."""
+    from pipeline.collect.open_data import list_open_data
+
+    def make() -> pa.Table:
+        indices = [one.index for one in classes]
+        found = list_open_data(
+            parameters.tables, workspace.label_space, indices, parameters, folder, progress
+        )
+        for one in classes:
+            for taxon in found.unresolved.get(one.index, ()):
+                tell_unresolved(one, taxon, progress)
+        for name, count in found.unknown_licenses.items():
+            progress.note(f"{count} photos left out, whose licence {name!r} is not known here")
+        for file, lines in found.unread_lines.items():
+            progress.note(
+                f"{file}: {lines.count} lines could not be read, the first is {lines.first}: "
+                f"{lines.reason}"
+            )
+        return found.photos
+
+    return _kept(folder / "listing.parquet", make)
+
+
+def tell_unresolved(one: ListedClass, taxon: Taxon, progress: Progress) -> None:
+    """Say that a taxon of a class is not known to the source."""
+    rank = f" ({taxon.rank})" if taxon.rank else ""
+    progress.note(f"{one.name}: iNaturalist knows no {taxon.name}{rank}; left out")
 
 
 def resolve(api: Api, one: ListedClass, progress: Progress) -> list[ResolvedTaxon]:
@@ -153,8 +190,7 @@ def resolve(api: Api, one: ListedClass, progress: Progress) -> list[ResolvedTaxo
     found = {taxon: api.resolve(taxon) for taxon in one.taxa}
     for taxon, resolved in found.items():
         if resolved is None:
-            rank = f" ({taxon.rank})" if taxon.rank else ""
-            progress.note(f"{one.name}: iNaturalist knows no {taxon.name}{rank}; left out")
+            tell_unresolved(one, taxon, progress)
     return [resolved for resolved in found.values() if resolved is not None]
 
 
@@ -164,7 +200,9 @@ def dry_run(
     parameters: CollectParameters,
     progress: Progress,
 ) -> Outcome:
-    """Say what would be asked, before a photo is fetched: a request or two for each class."""
+    """Say what would be asked, before a photo is fetched."""
+    if parameters.source == "open-data":
+        return _dry_open_data(workspace, classes, parameters, progress)
     allowed = allowed_licenses(parameters.licenses)
     most = parameters.per_class or PER_CLASS
     rows = []
@@ -172,15 +210,36 @@ def dry_run(
         for one in classes:
             taxa = resolve(api, one, progress)
             there = api.count(Query.of(taxa, allowed, parameters)) if taxa else 0
-            rows.append(_estimate(one.name, there, min(there, most), parameters.size))
+            photos = min(there, most)
+            gigabytes = round(photos * _typical_bytes(parameters.size) / 1e9, 3)
+            rows.append(
+                {"class": one.name, "observations": there, "photos": photos, "GB": gigabytes}
+            )
             advance(1)
     return _planned(rows, parameters.size)
 
 
-def _estimate(name: str, observations: int, photos: int, size: str) -> dict[str, Any]:
-    """What is expected of one class: photos at most, and their bytes."""
-    gigabytes = round(photos * _typical_bytes(size) / 1e9, 3)
-    return {"class": name, "observations": observations, "photos": photos, "GB": gigabytes}
+def _dry_open_data(
+    workspace: Workspace,
+    classes: Sequence[ListedClass],
+    parameters: CollectParameters,
+    progress: Progress,
+) -> Outcome:
+    """What would be asked by the tables, which tell it photo by photo."""
+    with tempfile.TemporaryDirectory() as scratch:
+        listing = list_open_data_photos(workspace, Path(scratch), classes, parameters, progress)
+    asked, _ = one_class_each(listing, parameters.source)
+    counts = Counter(asked["class_name"].to_pylist())
+    gigabytes = _typical_bytes(parameters.size) / 1e9
+    rows = [
+        {
+            "class": one.name,
+            "photos": counts[one.name],
+            "GB": round(counts[one.name] * gigabytes, 3),
+        }
+        for one in classes
+    ]
+    return _planned(rows, parameters.size)
 
 
 def _typical_bytes(size: str) -> float:
@@ -223,18 +282,10 @@ def collect_remote(
     if parameters.refresh:
         return refresh(workspace, parameters, progress)
     classes = chosen_classes(workspace.label_space, parameters.classes)
-    job = Job(
-        table="photos",
-        stage="collect",
-        source=parameters.source,
-        parameters=deciding(parameters, classes),
-        inputs={"label_space": workspace.label_space.digest},
-        packages=("pyinaturalist", "requests", "pillow", "pyarrow"),
-    )
     if parameters.dry_run:
         return dry_run(workspace, classes, parameters, progress)
-    run = workspace.begin(job)
-    disputed = PHOTOS.schema.empty_table()
+    run = workspace.begin(_job(workspace, classes, parameters))
+    failed = PHOTOS.schema.empty_table()
     if run.fresh:
         own = _retryable(workspace, parameters.source)
         if own is None:
@@ -242,12 +293,34 @@ def collect_remote(
         run.start()
         listing = own.select(LISTING.names)
     else:
-        listing, disputed = one_class_each(
-            list_inaturalist(workspace, run, classes, parameters, progress), parameters.source
-        )
+        make = list_inaturalist if parameters.source == "inaturalist" else list_open_data_photos
+        listing = make(workspace, run.folder, classes, parameters, progress)
+        listing, failed = one_class_each(listing, parameters.source)
     rows = fetch_listing(run, listing, _politeness(parameters), parameters.workers, progress)
-    run.commit(pa.concat_tables([rows, disputed]))
+    run.commit(pa.concat_tables([rows, failed]))
     return _outcome(workspace, parameters.source, fresh=False)
+
+
+def _job(
+    workspace: Workspace, classes: Sequence[ListedClass], parameters: CollectParameters
+) -> Job:
+    inputs = {"label_space": workspace.label_space.digest}
+    packages = ["requests", "pillow", "pyarrow"]
+    if parameters.source == "open-data":
+        from pipeline.collect.open_data import open_data_digest
+
+        inputs["tables"] = open_data_digest(parameters.tables)
+        packages.append("duckdb")
+    else:
+        packages.append("pyinaturalist")
+    return Job(
+        table="photos",
+        stage="collect",
+        source=parameters.source,
+        parameters=deciding(parameters, classes),
+        inputs=inputs,
+        packages=tuple(packages),
+    )
 
 
 def _outcome(workspace: Workspace, source: str, *, fresh: bool) -> Outcome:
