@@ -1,0 +1,141 @@
+"""`cap collect --source open-data`: the same downloader, from the monthly tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from catalogues import body, photo_catalogue
+from conftest import cap
+from open_data_tables import observation, photo, write_tables
+
+from manifests.errors import CapError
+from manifests.progress import Progress
+from manifests.workspace import Workspace
+from pipeline.collect import collect
+from pipeline.demo.server import Fault, Faults, LocalINaturalist, ServerSettings
+from pipeline.parameters import CollectParameters
+
+OBSERVATIONS = [observation(number, 11) for number in range(1, 6)]
+PHOTOS = [photo(number, number, observer=number) for number in range(1, 6)]
+
+
+@pytest.fixture
+def study(tmp_path) -> Workspace:
+    root = tmp_path / "study"
+    root.mkdir()
+    (root / "space.csv").write_text("name,taxon\nlynx,Lynx lynx\ncat,Felis catus\n")
+    (root / "cap.toml").write_text('label_space = "space.csv"\n')
+    return Workspace(root)
+
+
+@pytest.fixture
+def tables(tmp_path):
+    return write_tables(tmp_path / "tables", observations=OBSERVATIONS, photos=PHOTOS)
+
+
+@pytest.fixture
+def server():
+    faults = Faults(permanent={5: Fault.NOT_FOUND}, photos={4: Fault.RESET_MIDWAY})
+    with LocalINaturalist(photo_catalogue(5), ServerSettings(faults=faults)) as running:
+        yield running
+
+
+def run(study, tables, server, **options):
+    parameters = CollectParameters(
+        source="open-data",
+        tables=str(tables),
+        photo_url=f"{server.url}/photos",
+        workers=1,
+        **options,
+    )
+    return collect(study, parameters, Progress())
+
+
+def test_photos_come_from_the_bucket_with_what_the_tables_tell(study, tables, server):
+    outcome = run(study, tables, server)
+    assert outcome.text == "4 photos of 1 classes, 1 failed: 1 not found (404)"
+    rows = {r["photo_id"]: r for r in study.read("photos").to_pylist()}
+    one = rows["inaturalist:1"]
+    assert (one["source"], one["class_name"], one["taxon"]) == ("open-data", "lynx", "Lynx lynx")
+    assert (one["license"], one["attribution"]) == (
+        "cc-by",
+        "© Ann, some rights reserved (CC-BY)",
+    )
+    assert one["url"] == f"{server.url}/photos/1/large.jpg"
+    assert (study.root / one["path"]).read_bytes() == body(1)
+    assert server.log.completed(4) == 1
+    assert run(study, tables, server).fresh
+
+
+def test_new_tables_are_asked_and_only_new_photos_fetched(study, tables, server):
+    run(study, tables, server, per_class=2)
+    write_tables(
+        tables, observations=OBSERVATIONS, photos=[p for p in PHOTOS if p[1] != 5] + PHOTOS[:0]
+    )
+    outcome = run(study, tables, server, per_class=3)
+    assert outcome.facts["ok"] == 3
+    assert Counter(r.photo_id for r in server.log.records) == {5: 1, 4: 2, 3: 1, 2: 1}
+
+
+def test_a_refresh_reads_the_licences_of_new_tables(study, tables, server):
+    run(study, tables, server)
+    changed = [photo(1, 1), photo(2, 2, code="CC-BY-ND"), photo(3, 3, code="CC0")]
+    write_tables(tables, observations=OBSERVATIONS, photos=changed)
+    outcome = run(study, tables, server, refresh=True)
+    assert outcome.facts == {"checked": 4, "gone": 1, "not_allowed": 1, "relicensed": 1}
+    rows = {r["photo_id"]: r for r in study.read("photos").to_pylist()}
+    assert rows["inaturalist:2"]["error"] == "licence changed: from cc-by to cc-by-nd"
+    assert rows["inaturalist:3"]["license"] == "cc0"
+    assert rows["inaturalist:4"]["error"] == "gone: the photo is no longer there"
+
+
+def test_a_dry_run_counts_photo_by_photo(study, tables, server):
+    outcome = run(study, tables, server, dry_run=True, size="medium")
+    assert outcome.facts["photos"] == 5
+    assert outcome.facts["classes"][0] == {"class": "lynx", "photos": 5, "GB": 0.0}
+    assert not server.log.records
+
+
+def test_a_photo_without_an_address_is_a_failed_row(study, tmp_path, server):
+    photos = [photo(1, 1), photo(2, 2, observer=2, extension="")]
+    tables = write_tables(tmp_path / "odd", observations=OBSERVATIONS, photos=photos)
+    outcome = run(study, tables, server)
+    assert outcome.facts["problems"] == {"the source gives no address": 1}
+
+
+def test_a_photo_that_the_api_gave_already_stays_one_row_and_is_not_fetched_again(
+    study, tables, server
+):
+    (study.root / "space.csv").write_text("name,taxon\nlynx,Bufo bufo|Lynx lynx\n")
+    study = Workspace(study.root)
+    api = CollectParameters(source="inaturalist", api_url=server.api_url, workers=1)
+    collect(study, api, Progress())
+    assert Counter(study.read("photos")["source"].to_pylist()) == {"inaturalist": 5}
+    asked = Counter(r.photo_id for r in server.log.records if r.photo_id)
+    run(study, tables, server)
+    assert Counter(study.read("photos")["source"].to_pylist()) == {"open-data": 5}
+    again = Counter(r.photo_id for r in server.log.records if r.photo_id) - asked
+    # Only the one that failed is asked for, by a person who collects anew.
+    assert again == {5: 1}
+
+
+def test_what_is_left_out_is_said(study, tmp_path, server):
+    tables = write_tables(
+        tmp_path / "odd",
+        observations=[*OBSERVATIONS, observation(9, 11, day="2024-01-01\textra")],
+        photos=[*PHOTOS[:2], photo(3, 3, code="WTFPL")],
+    )
+    done = cap(
+        *("collect", "--source", "open-data", "--tables", tables),
+        *("--photo-url", f"{server.url}/photos"),
+        cwd=study.root,
+    )
+    assert "1 photos left out, whose licence 'WTFPL' is not known here" in done.stderr
+    assert "observations.csv.gz: 1 lines could not be read, the first is 7" in done.stderr
+    assert done.stdout == "collect: 2 photos of 1 classes\n"
+
+
+def test_a_place_without_tables_is_one_line(study, tmp_path, server):
+    with pytest.raises(CapError, match=r"there is no taxa\.csv\.gz at .*--tables"):
+        run(study, tmp_path, server)
