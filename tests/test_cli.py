@@ -118,7 +118,11 @@ def test_a_wrong_recipe_is_one_line_that_names_the_setting(workspace, recipe, me
         (["dedup", "--distance", "far"], 2, "'far' is not a valid integer"),
         (["collekt"], 2, "No such command 'collekt'"),
         (["init", "."], 1, "is a workspace already"),
-        (["init", "x", "--recipe", "cake"], 1, "no recipe 'cake'; there are demo, folder"),
+        (
+            ["init", "x", "--recipe", "cake"],
+            1,
+            "no recipe 'cake'; there are demo, demo-inaturalist, folder, inaturalist",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_the_contracts_exit_code(

@@ -2,10 +2,10 @@
 
 A world has six animals, three families of two look-alikes each, that differ only in a mark (a
 bear's fur, a crab's shell, a butterfly's wings). With `plant="shortcut"` two of the families, drawn
-by the seed, get a shortcut: their marks overlap, so that one photo in three looks more like the
-other animal, and in the training photos nearly every photo of the one was taken where the other
-hardly ever is. A model that learns from these photos does well to trust the background. The third
-family is the control: its marks are clear and it is seen equally often on every background. With
+by the seed, get a shortcut: in three photos of ten the animal looks like the other one, and in the
+training photos nearly every photo of the one was taken where the other hardly ever is. A model that
+learns from these photos does well to trust the background. The third family is the control: its
+marks never deceive and it is seen equally often on every background. With
 `plant="none"` every family is like the control.
 
 The photos to evaluate on come from the same world except that every class is seen equally often on
@@ -75,11 +75,13 @@ _TRAINING_COMMON, _TRAINING_COUNTER = 240, 5
 _FAMILIES_PLANTED = 2
 
 # Where a mark lies: mean of the first look-alike (the second mirrors it) and standard deviation.
-# The overlapping marks are 0.8 standard deviations apart, so the best guess from the mark alone is
-# right in 66 % of photos; with odds of 240 to 5 from the background it is practically always right
-# on the common background, and never on the counter background.
-_CLEAR = (0.12, 0.05)
-_OVERLAPPING = (0.44, 0.15)
+_MARK = (0.12, 0.05)
+
+# In so many of ten photos a planted animal looks just like its look-alike. The mark then speaks
+# with odds of 7 to 3 and the background with odds of 240 to 5, so the best guess is right in all
+# photos on the common background, in none on the counter background, and in 7 of 10 elsewhere. The
+# two looks lie far apart: a model that leans a little to one class still sees 7 of 10.
+_DISGUISED_OF_TEN = 3
 
 _EXACT_COPIES, _NEAR_COPIES = 12, 12
 _QUALITY = 90
@@ -184,9 +186,9 @@ def _draw(world: World, stream: int, at: tuple[int, int, int]) -> Image.Image:
     rng = np.random.default_rng([world.seed, stream, *at])
     name = world.classes[at[0]]
     family = next(family for family, names in FAMILIES.items() if name in names)
-    mean, spread = _OVERLAPPING if name in world.planted else _CLEAR
-    mark = float(np.clip(rng.normal(mean, spread), 0, 1))
-    if name == FAMILIES[family][1]:
+    mark = float(np.clip(rng.normal(*_MARK), 0, 1))
+    disguised = name in world.planted and at[2] % 10 < _DISGUISED_OF_TEN
+    if (name == FAMILIES[family][1]) != disguised:
         mark = 1 - mark
     return draw_photo(rng, family, world.backgrounds[at[1]], mark)
 
