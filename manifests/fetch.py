@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import functools
 import hashlib
 import ipaddress
 import os
@@ -45,7 +46,8 @@ __all__ = [
 
 USER_AGENT = f"counteranimal-pipeline/{__version__}"
 
-_CHUNK = 2**16
+_CHUNK = 2**18
+_BLOCK = 2**20
 _TOO_MANY_REQUESTS, _REQUEST_TIMEOUT, _SERVER_ERROR = 429, 408, 500
 _REASONS = {
     401: "not allowed (401)",
@@ -167,6 +169,9 @@ def open_session(connections: int, allowed: frozenset[str] = frozenset()) -> req
             }
 
     session = requests.Session()
+    # requests would look through the environment for every photo; `_answer` asks it once a host.
+    session.trust_env = False
+    session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
     # A photo is worth no compression, and a compressed body may be any size.
     session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
     for scheme in ("http://", "https://"):
@@ -240,15 +245,36 @@ def _cause(error: BaseException) -> str:
     return "the server hung up"
 
 
+@functools.lru_cache(maxsize=256)
+def _proxies(scheme: str, host: str) -> dict[str, str]:
+    """The proxies that the environment names for a server."""
+    import requests.utils
+
+    return dict(requests.utils.get_environ_proxies(f"{scheme}://{host}/"))
+
+
+def _request(session: requests.Session, url: str) -> requests.PreparedRequest:
+    """A GET with the session's headers and nothing else, which takes half of its own way."""
+    import requests
+
+    request = requests.PreparedRequest()
+    request.method = "GET"
+    request.prepare_url(url, None)
+    request.headers = session.headers.copy()  # type: ignore[assignment]
+    return request
+
+
 @contextlib.contextmanager
 def _answer(session: requests.Session, url: str, limits: Limits) -> Iterator[requests.Response]:
     """The final answer to a GET, after redirects, with its body unread."""
     for _ in range(limits.redirects + 1):
-        response = session.get(
-            url,
+        parts = urlsplit(url)
+        response = session.send(
+            _request(session, url),
             stream=True,
             allow_redirects=False,
             timeout=(limits.connect_seconds, limits.read_seconds),
+            proxies=_proxies(parts.scheme, parts.netloc),
         )
         # requests would read the body of a redirect, however long it is.
         target = session.get_redirect_target(response)
@@ -285,6 +311,18 @@ def _chunks(
         yield chunk
 
 
+def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Chunks put together, so that a thread that fetches gives way to others less often."""
+    block = bytearray()
+    for chunk in chunks:
+        block += chunk
+        if len(block) >= _BLOCK:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)
+
+
 def _check_start(start: bytes) -> None:
     """Whether a body begins like a page or an error message, which servers send with status 200."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:64].lower()
@@ -307,6 +345,8 @@ def fetch(
 ) -> Fetched:
     """Fetch a photo's bytes into a file that is either absent or whole.
 
+    The file is not synced to the disk: whoever keeps it for good does that.
+
     Parameters
     ----------
     url
@@ -328,30 +368,41 @@ def fetch(
         If the bytes did not come, not all of them, too many, or not those of a photo.
     """
     part = target.with_name(f"{target.name}.part")
-    digest, size = hashlib.sha256(), 0
     try:
-        with explained(), _answer(session, url, limits) as response, part.open("wb") as file:
-            if response.status_code != 200:  # noqa: PLR2004 - the one status with a body to keep
-                raise refusal(response.status_code, response.headers.get("Retry-After"))
-            length = response.headers.get("Content-Length", "")
-            if length.isdecimal() and int(length) > limits.max_bytes:
-                msg = f"too large: more than {limits.max_bytes / 1e6:g} MB"
-                raise FetchError(msg)
-            for chunk in _chunks(response.raw, limits, received):
-                if not size:
-                    _check_start(chunk)
-                digest.update(chunk)
-                size += len(chunk)
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+        digest, size = _receive(url, part, session, limits, received)
         if not size:
             msg = "empty: no bytes came"
             raise FetchError(msg, transient=True)
-        if sha256 is not None and digest.hexdigest() != sha256:
+        if sha256 is not None and digest != sha256:
             msg = "not the photo: its bytes have another sha256"
             raise FetchError(msg)
         part.replace(target)
-    finally:
+    except BaseException:
         part.unlink(missing_ok=True)
-    return Fetched(target, digest.hexdigest(), size)
+        raise
+    return Fetched(target, digest, size)
+
+
+def _receive(
+    url: str,
+    part: Path,
+    session: requests.Session,
+    limits: Limits,
+    received: Callable[[int], None],
+) -> tuple[str, int]:
+    """Write a body into a file; gives its sha256 and its size."""
+    digest, size = hashlib.sha256(), 0
+    with explained(), _answer(session, url, limits) as response, part.open("wb") as file:
+        if response.status_code != 200:  # noqa: PLR2004 - the one status with a body to keep
+            raise refusal(response.status_code, response.headers.get("Retry-After"))
+        length = response.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) > limits.max_bytes:
+            msg = f"too large: more than {limits.max_bytes / 1e6:g} MB"
+            raise FetchError(msg)
+        for block in _blocks(_chunks(response.raw, limits, received)):
+            if not size:
+                _check_start(block)
+            digest.update(block)
+            size += len(block)
+            file.write(block)
+    return digest.hexdigest(), size

@@ -12,6 +12,7 @@ import io
 import os
 import struct
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,6 +174,7 @@ class PhotoStore:
         """Store a photo that lies in a file of this workspace; gives the path below it.
 
         The file stays where it is, as a second name of the same bytes where the disk can do so.
+        `sync` makes sure of the bytes, for many photos at once.
         """
         path = stored_path(sha256, facts.format)
         target = self.root / path
@@ -184,6 +186,17 @@ class PhotoStore:
         except OSError:
             write_bytes(target, file.read_bytes())
         return path
+
+    def has(self, path: str, size: int | None) -> bool:
+        """Whether a photo is there, with as many bytes as it should have."""
+        file = self.locate(path)
+        return file.is_file() and file.stat().st_size == size
+
+    def sync(self, paths: Iterable[str]) -> None:
+        """Wait until adopted photos are on the disk."""
+        for path in paths:
+            with self.locate(path).open("rb") as file:
+                os.fsync(file.fileno())
 
     def locate(self, path: str) -> Path:
         """The file for a `path` of a table.

@@ -24,7 +24,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from manifests.errors import CapError, FetchError
-from manifests.fetch import Limits, fetch, open_session
+from manifests.fetch import Fetched, Limits, fetch, open_session
 from pipeline.collect.budget import ByteBudget
 
 __all__ = ["Arrival", "Downloader", "Politeness", "Wanted", "retrying"]
@@ -37,7 +37,7 @@ _LONGEST_PAUSE = 900.0
 _WORTH_TELLING = 90.0
 """Seconds of waiting for the budget that a person is told of."""
 
-_AHEAD = 2
+_AHEAD = 8
 """Photos handed to a host's connections, per connection, so that none is idle."""
 
 
@@ -95,6 +95,8 @@ class Arrival:
         The photo.
     file
         Its bytes, or None.
+    sha256
+        Their digest; None where they waited from an earlier command.
     error
         Why there are none.
     transient
@@ -103,6 +105,7 @@ class Arrival:
 
     photo_id: str
     file: Path | None
+    sha256: str | None = None
     error: str | None = None
     transient: bool = False
 
@@ -178,10 +181,10 @@ class _Host:
     def get(self, wanted: Wanted, target: Path) -> Arrival:
         """Fetch one photo, with as many attempts as make sense."""
         try:
-            retrying(self._sleep)(self._attempt, wanted.url, target)
+            fetched: Fetched = retrying(self._sleep)(self._attempt, wanted.url, target)
         except FetchError as error:
-            return Arrival(wanted.photo_id, None, str(error), error.transient)
-        return Arrival(wanted.photo_id, target)
+            return Arrival(wanted.photo_id, None, error=str(error), transient=error.transient)
+        return Arrival(wanted.photo_id, target, fetched.sha256)
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
@@ -194,7 +197,7 @@ class _Host:
             self._say(f"the byte budget for {self._name} is used up; going on at {moment}")
         self._sleep(seconds)
 
-    def _attempt(self, url: str, target: Path) -> None:
+    def _attempt(self, url: str, target: Path) -> Fetched:
         while (pause := self._paused_until - time.monotonic()) > 0:
             self._sleep(pause)
         if self._left_alone is not None:
@@ -209,7 +212,7 @@ class _Host:
 
         with self._budget.reservation(self._limits.max_bytes, self._wait_for_budget):
             try:
-                fetch(url, target, self._session, self._limits, received=count)
+                return fetch(url, target, self._session, self._limits, received=count)
             except FetchError as error:
                 self._heed(error)
                 raise
@@ -273,8 +276,9 @@ class Downloader:
         """
         finished: SimpleQueue[Future[Arrival]] = SimpleQueue()
         under_way = 0
+        waiting = {file.name for file in self._folder.iterdir()}
         for wanted in photos:
-            if self.file_of(wanted).exists():
+            if wanted.key in waiting:
                 yield Arrival(wanted.photo_id, self.file_of(wanted))
                 continue
             self._submit(wanted).add_done_callback(finished.put)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fetch_listing", "reason_of"]
 
-_BATCH = 32
+_BATCH = 256
 _SMALLEST_SIDE = 32
 """Pixels; what is smaller is a placeholder and no photo."""
 
@@ -50,11 +50,13 @@ def _ingest(arrival: Arrival, store: PhotoStore) -> dict[str, Any]:
     if arrival.file is None:
         return {**row, "error": arrival.error, "transient": arrival.transient}
     data = arrival.file.read_bytes()
-    row |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    sha256 = arrival.sha256 or hashlib.sha256(data).hexdigest()
+    row |= {"sha256": sha256, "bytes": len(data)}
     try:
         facts = inspect_photo(data)
     except PhotoError as error:
-        return {**row, "error": str(error)}
+        # What waited from an earlier command may have been cut short by a power failure.
+        return {**row, "error": str(error), "transient": arrival.sha256 is None}
     if max(facts.width, facts.height) < _SMALLEST_SIDE:
         size = f"{facts.width} x {facts.height} pixels"
         return {**row, "error": f"not the photo: a placeholder of {size}"}
@@ -63,7 +65,7 @@ def _ingest(arrival: Arrival, store: PhotoStore) -> dict[str, Any]:
         **row,
         "status": "ok",
         "transient": None,
-        "path": store.adopt(arrival.file, row["sha256"], facts),
+        "path": store.adopt(arrival.file, sha256, facts),
         "fetched_at": moment,
         **asdict(facts),
     }
@@ -116,6 +118,7 @@ class _Fetching:
         batch = self._open[index]
         row = batch.add(columns)
         if batch.whole:
+            self._run.workspace.photos.sync(r["path"] for r in batch.rows if r["status"] == "ok")
             self._run.save(index, from_rows(batch.rows, PHOTOS.schema))
             for saved in batch.rows:
                 file = self._downloader.file_of(Wanted(saved["photo_id"], saved["url"]))
@@ -134,8 +137,8 @@ def _reusable(workspace: Workspace, listing: pa.Table, *, permanent: bool) -> pa
     if "transient" not in known.column_names:
         known = known.append_column("transient", pa.nulls(known.num_rows, pa.bool_()))
     there = [
-        path is not None and workspace.photos.locate(path).is_file()
-        for path in known["path"].to_pylist()
+        path is not None and workspace.photos.has(path, size)
+        for path, size in zip(known["path"].to_pylist(), known["bytes"].to_pylist(), strict=True)
     ]
     good = pa.array(there, pa.bool_())
     if permanent:
