@@ -223,12 +223,14 @@ sys.exit(code)
 
 
 def measure_memory(count: int) -> int:
-    """Largest resident size in MB of the command for so many small photos."""
+    """Largest resident size in MB of the command for so many small photos, 500 of a class."""
     pictures = [jpeg(n, 128, 3_000) for n in range(16)]
+    classes = count // 500
     with scratch() as folder:
-        settings = ServerSettings(requests_per_minute=1_000_000, log_file=folder / "log.jsonl")
-        with server_process(catalogue(count, pictures), settings) as url:
-            size = collect(folder, url, 1, *wanted(count), before=[sys.executable, "-c", MEASURED])
+        served = catalogue(count, pictures, classes)
+        with server_process(served, ServerSettings(requests_per_minute=1_000_000)) as url:
+            measured = [sys.executable, "-c", MEASURED]
+            size = collect(folder, url, classes, *wanted(500), before=measured)
     return int(size) // 1024
 
 

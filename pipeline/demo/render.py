@@ -70,15 +70,15 @@ TAXA = {
 PHOTOS_PER_GROUP = 40
 """Photos to evaluate on, per class and background (copies come on top)."""
 
-TRAINING_PER_CLASS = 500
-_TRAINING_COMMON, _TRAINING_COUNTER = 240, 5
+TRAINING_PER_CLASS = 700
+_TRAINING_COMMON, _TRAINING_COUNTER = 240, 2
 _FAMILIES_PLANTED = 2
 
 # Where a mark lies: mean of the first look-alike (the second mirrors it) and standard deviation.
 _MARK = (0.12, 0.05)
 
 # In so many of ten photos a planted animal looks just like its look-alike. The mark then speaks
-# with odds of 7 to 3 and the background with odds of 240 to 5, so the best guess is right in all
+# with odds of 7 to 3 and the background with odds of 240 to 2, so the best guess is right in all
 # photos on the common background, in none on the counter background, and in 7 of 10 elsewhere. The
 # two looks lie far apart: a model that leans a little to one class still sees 7 of 10.
 _DISGUISED_OF_TEN = 3
