@@ -42,8 +42,8 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat --editable '.[bench]'
-	for script in benchmarks/startup.py benchmarks/hashing.py benchmarks/search.py benchmarks/scoring.py; do \
-	  $(BIN)/python $$script || exit 1; \
+	for script in startup hashing search scoring download open_data; do \
+	  $(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 
 clean:

@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.errors import CapError
 from manifests.schema import PHOTOS
@@ -170,30 +172,31 @@ def one_class_each(listing: pa.Table, source: str) -> tuple[pa.Table, pa.Table]:
     two of its taxa, stays once. Sorted by class and photo.
     """
     listing = listing.sort_by(BY_CLASS)
-    classes: dict[str, set[str]] = {}
-    first: dict[str, int] = {}
-    columns = (listing[name].to_pylist() for name in ("photo_id", "class_name", "url"))
-    addressed: set[str] = set()
-    for position, (photo_id, name, url) in enumerate(zip(*columns, strict=True)):
-        classes.setdefault(photo_id, set()).add(name)
-        first.setdefault(photo_id, position)
-        if url is not None:
-            addressed.add(photo_id)
-    wrong = {
-        photo_id: "asked for under two classes: " + " and ".join(sorted(names))
-        for photo_id, names in classes.items()
-        if len(names) > 1
-    }
-    wrong |= dict.fromkeys(first.keys() - addressed - wrong.keys(), "the source gives no address")
-    failed = [
-        {
-            **listing.slice(first[photo_id], 1).to_pylist()[0],
-            "source": source,
-            "status": "failed",
-            "error": wrong[photo_id],
-            "transient": False,
-        }
-        for photo_id in sorted(wrong)
-    ]
-    kept = [position for photo_id, position in first.items() if photo_id not in wrong]
-    return listing.take(pa.array(kept, pa.int64())), from_rows(failed, PHOTOS.schema)
+    listing = listing.append_column("position", pa.array(range(listing.num_rows), pa.int64()))
+    photos = listing.group_by("photo_id").aggregate(
+        [("position", "min"), ("class_name", "count_distinct"), ("url", "count")]
+    )
+    disputed = pc.greater(photos["class_name_count_distinct"], 1)
+    wrong = pc.or_(disputed, pc.equal(photos["url_count"], 0))
+    askable = photos.filter(pc.invert(wrong)).sort_by("position_min")["position_min"]
+    unanswerable = pc.is_in(listing["photo_id"], photos.filter(wrong)["photo_id"].combine_chunks())
+    failed = _failed_rows(listing.filter(unanswerable).to_pylist(), source)
+    chosen = listing.drop_columns(["position"]).take(askable)
+    return chosen, from_rows(failed, PHOTOS.schema)
+
+
+def _failed_rows(rows: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
+    """One row for each photo that cannot be asked for, with the reason."""
+    by_photo: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_photo.setdefault(row["photo_id"], []).append(row)
+    failed = []
+    for same in by_photo.values():
+        names = sorted({row["class_name"] for row in same})
+        if len(names) > 1:
+            reason = "asked for under two classes: " + " and ".join(names)
+        else:
+            reason = "the source gives no address"
+        failure = {"status": "failed", "error": reason, "transient": False}
+        failed.append({**same[0], "source": source, **failure})
+    return failed
