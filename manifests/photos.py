@@ -59,7 +59,7 @@ def _open(source: bytes | Path) -> Image.Image:
         msg = "empty file (0 bytes)"
         raise PhotoError(msg)
     if data.startswith(_LFS_POINTER):
-        msg = "a Git LFS pointer, not the photo; run `git lfs pull` where it came from"
+        msg = "a Git LFS pointer: not the photo; run `git lfs pull` where it came from"
         raise PhotoError(msg)
     try:
         with warnings.catch_warnings():

@@ -176,7 +176,7 @@ class BarProgress(LineProgress):
         console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=30),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[more]}", markup=False),

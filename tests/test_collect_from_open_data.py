@@ -54,7 +54,7 @@ def run(study, tables, server, **options):
 
 def test_photos_come_from_the_bucket_with_what_the_tables_tell(study, tables, server):
     outcome = run(study, tables, server)
-    assert outcome.text == "4 photos of 1 classes, 1 failed: 1 not found (404)"
+    assert outcome.text == "4 photos of 1 class, 1 failed: 1 not found (404)"
     rows = {r["photo_id"]: r for r in study.read("photos").to_pylist()}
     one = rows["inaturalist:1"]
     assert (one["source"], one["class_name"], one["taxon"]) == ("open-data", "lynx", "Lynx lynx")
@@ -133,7 +133,7 @@ def test_what_is_left_out_is_said(study, tmp_path, server):
     )
     assert "1 photos left out, whose licence 'WTFPL' is not known here" in done.stderr
     assert "observations.csv.gz: 1 lines could not be read, the first is 7" in done.stderr
-    assert done.stdout == "collect: 2 photos of 1 classes\n"
+    assert done.stdout == "collect: 2 photos of 1 class\n"
 
 
 def test_a_place_without_tables_is_one_line(study, tmp_path, server):

@@ -87,7 +87,7 @@ def test_a_photos_row_tells_all_that_is_known_of_it(study):
     with serving(Catalogue((TOADS, TOAD), (named, nameless))) as server:
         outcome = run(study, server)
         url = server.photo_url(7, "large")
-    assert outcome.text == "2 photos of 1 classes"
+    assert outcome.text == "2 photos of 1 class"
     eight, seven = sorted(study.read("photos").to_pylist(), key=lambda r: -int(r["creator_id"]))[
         ::-1
     ]
@@ -506,8 +506,7 @@ def test_the_command_tells_what_came_and_status_tells_why_the_rest_did_not(study
             cwd=study.root,
         )
     assert done.stdout == (
-        "collect: 5 photos of 1 classes, 3 failed: 2 not found (404), 1 a Git LFS pointer, "
-        "not the photo; run `git lfs pull` where it came from\n"
+        "collect: 5 photos of 1 class, 3 failed: 2 not found (404), 1 a Git LFS pointer\n"
     )
     assert "collect: 8 of 8 photos" in done.stderr
     status = cap("status", cwd=study.root).stdout

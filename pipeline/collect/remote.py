@@ -330,7 +330,8 @@ def _outcome(workspace: Workspace, source: str, *, fresh: bool) -> Outcome:
     problems = Counter(map(reason_of, failed["error"].to_pylist()))
     again = pc.sum(failed["transient"]).as_py() or 0
     classes = len(set(own["class_name"].to_pylist()))
-    text = f"{own.num_rows - failed.num_rows} photos of {classes} classes"
+    plural = "class" if classes == 1 else "classes"
+    text = f"{own.num_rows - failed.num_rows} photos of {classes} {plural}"
     if failed.num_rows:
         text += f", {failed.num_rows} failed: {tell_problems(problems)}"
     if again:
