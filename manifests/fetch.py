@@ -269,14 +269,14 @@ def _answer(session: requests.Session, url: str, limits: Limits) -> Iterator[req
     """The final answer to a GET, after redirects, with its body unread."""
     for _ in range(limits.redirects + 1):
         parts = urlsplit(url)
-        response = session.send(
+        # A session would read the body of a redirect, however long it is; its adapter does not.
+        response = session.get_adapter(url).send(
             _request(session, url),
             stream=True,
-            allow_redirects=False,
             timeout=(limits.connect_seconds, limits.read_seconds),
+            verify=session.verify,
             proxies=_proxies(parts.scheme, parts.netloc),
         )
-        # requests would read the body of a redirect, however long it is.
         target = session.get_redirect_target(response)
         if target is None:
             try:

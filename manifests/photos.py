@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from manifests.errors import PhotoError
+from manifests.errors import CapError, PhotoError
 from manifests.tables import write_bytes
 
 __all__ = [
@@ -193,10 +193,23 @@ class PhotoStore:
         return file.is_file() and file.stat().st_size == size
 
     def sync(self, paths: Iterable[str]) -> None:
-        """Wait until adopted photos are on the disk."""
-        for path in paths:
-            with self.locate(path).open("rb") as file:
-                os.fsync(file.fileno())
+        """Wait until adopted photos are on the disk.
+
+        Raises
+        ------
+        CapError
+            If the disk does not take them.
+        """
+        try:
+            for path in paths:
+                with self.locate(path).open("rb") as file:
+                    os.fsync(file.fileno())
+        except OSError as error:
+            msg = (
+                f"could not write a photo: {error.strerror or error}; nothing done so far is lost: "
+                "mend this and run the same command again"
+            )
+            raise CapError(msg) from error
 
     def locate(self, path: str) -> Path:
         """The file for a `path` of a table.

@@ -278,8 +278,12 @@ class Run:
         standing = self.workspace.read(self.job.table)
         others = standing.filter(pc.not_equal(standing["source"], self.job.source))
         # What two sources share belongs to the one that asked for it last.
+        # Arrow joins no lists, so the keys are joined and the rows taken by their positions.
         key = list(table_schema(self.job.table).key)
-        others = others.join(rows.select(key), key, join_type="left anti")
+        positions = pa.array(range(others.num_rows), pa.int64())
+        numbered = others.select(key).append_column("row", positions)
+        own = numbered.join(rows.select(key), key, join_type="left anti")
+        others = others.take(own["row"])
         return pa.concat_tables([others, rows], promote_options="default")
 
     def _receipt(self, rows: pa.Table, sources: dict[str, dict[str, Any]]) -> Receipt:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import pytest
 from catalogues import NEWT, TOAD, TOADS, Body, body, make_space, observation, photo_catalogue
@@ -439,24 +442,22 @@ def test_requests_keep_to_the_rate_in_any_ten_seconds(study):
         assert server.log.requests_in_any(9.9) <= 10
 
 
-def test_a_full_disk_is_one_line_and_nothing_is_lost(study, monkeypatch):
-    import errno
-    import os
+@pytest.mark.parametrize(("module", "name"), [(os, "fsync"), (Path, "replace")])
+def test_a_full_disk_is_one_line_and_nothing_is_lost(study, monkeypatch, module, name):
+    real, count = getattr(module, name), 0
 
-    real, count = os.fsync, 0
-
-    def failing(descriptor: int) -> None:
+    def failing(*arguments):
         nonlocal count
         count += 1
         if count > 20:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(descriptor)
+        return real(*arguments)
 
     with serving(photo_catalogue(40)) as server:
-        monkeypatch.setattr(os, "fsync", failing)
+        monkeypatch.setattr(module, name, failing)
         with pytest.raises(CapError, match="No space left on device"):
             run(study, server, connections=2)
-        monkeypatch.setattr(os, "fsync", real)
+        monkeypatch.setattr(module, name, real)
         assert study.state("photos") == "unfinished"
         run(study, server, connections=2)
         assert len(numbers(study)) == 40

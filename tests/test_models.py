@@ -248,7 +248,7 @@ def test_tensors_under_other_names_are_matched_in_order_if_shape_and_kind_agree(
 
 
 def test_the_packaged_efficientnet_is_read_with_its_own_preprocessing():
-    from test_real_photos import weights
+    from conftest import weights
 
     model = load(f"timm:tf_efficientnet_lite0:{weights()}", label_space("imagenet1k"))
     described = model.description

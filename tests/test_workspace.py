@@ -86,10 +86,10 @@ def test_a_run_that_was_stopped_gives_the_same_table_and_repeats_only_the_batch_
 
 
 def test_at_most_200_batches_are_made_however_many_photos_there_are(workspace: Workspace):
-    batches, todo = workspace.begin(job())._cut(range(1_000_001), 64)
-    assert len(batches) == len(todo) <= 200
-    assert {len(batch) % 64 for batch in batches[:-1]} == {0}
-    assert sum(map(len, batches)) == 1_000_001
+    batches = workspace.begin(job()).open_batches(range(1_000_001), 64)
+    assert len(batches) <= 200
+    assert {len(batch) % 64 for _, batch in batches[:-1]} == {0}
+    assert sum(len(batch) for _, batch in batches) == 1_000_001
 
 
 def test_a_kill_between_table_and_receipt_is_finished_by_the_next_run(workspace: Workspace):

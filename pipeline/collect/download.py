@@ -184,6 +184,10 @@ class _Host:
             fetched: Fetched = retrying(self._sleep)(self._attempt, wanted.url, target)
         except FetchError as error:
             return Arrival(wanted.photo_id, None, error=str(error), transient=error.transient)
+        except (OSError, sqlite3.Error):
+            # A disk that takes nothing more ends all connections, before they fetch in vain.
+            self._stop.set()
+            raise
         return Arrival(wanted.photo_id, target, fetched.sha256)
 
     def _sleep(self, seconds: float) -> None:
@@ -200,6 +204,8 @@ class _Host:
     def _attempt(self, url: str, target: Path) -> Fetched:
         while (pause := self._paused_until - time.monotonic()) > 0:
             self._sleep(pause)
+        if self._stop.is_set():
+            raise _Stopped
         if self._left_alone is not None:
             raise self._left_alone
         arrived = 0
@@ -284,10 +290,10 @@ class Downloader:
             self._submit(wanted).add_done_callback(finished.put)
             under_way += 1
             while under_way >= _AHEAD * self._politeness.connections:
-                yield _result(finished.get())
+                yield from _result(finished.get())
                 under_way -= 1
         for _ in range(under_way):
-            yield _result(finished.get())
+            yield from _result(finished.get())
 
     def _submit(self, wanted: Wanted) -> Future[Arrival]:
         name = urlsplit(wanted.url).netloc.rpartition("@")[2]
@@ -297,9 +303,12 @@ class Downloader:
         return host.pool.submit(host.get, wanted, self.file_of(wanted))
 
 
-def _result(future: Future[Arrival]) -> Arrival:
+def _result(future: Future[Arrival]) -> Iterator[Arrival]:
+    """What arrived, or nothing where another photo's trouble ended the fetching."""
     try:
-        return future.result()
+        yield future.result()
+    except _Stopped:
+        return
     except (OSError, sqlite3.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         msg = (
