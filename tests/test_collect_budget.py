@@ -24,6 +24,14 @@ class Clock:
         self.now += seconds
 
 
+def fetch(budget: ByteBudget, size: int, clock: Clock) -> None:
+    """Wait for room as a downloader does, and spend it."""
+    while wait := budget.wait_for(size):
+        clock.sleep(wait)
+    budget.spend(size)
+    budget.release(size)
+
+
 @pytest.fixture
 def ledger(tmp_path):
     return tmp_path / "cache" / "bytes.sqlite"
@@ -43,9 +51,8 @@ def test_no_window_holds_more_than_its_limit(tmp_path_factory, photos, per_hour,
     )
     for size, pause in photos:
         clock.sleep(pause)
-        with budget.reservation(size, clock.sleep):
-            budget.spend(size)
-            spent.append((clock.now, size))
+        fetch(budget, size, clock)
+        spent.append((clock.now, size))
     budget.close()
     for window, limit in ((HOUR, per_hour), (DAY, per_day)):
         for moment, _ in spent:
@@ -91,8 +98,7 @@ def test_waiting_goes_on_until_there_is_room_and_no_longer(ledger):
     budget = ByteBudget(ledger, "host", {HOUR: 100}, clock=clock)
     moments = []
     for _ in range(6):
-        with budget.reservation(50, clock.sleep):
-            budget.spend(50)
+        fetch(budget, 50, clock)
         moments.append(clock.now)
     budget.close()
     # Two photos an hour: the third waits for the first to be an hour old, and so on.

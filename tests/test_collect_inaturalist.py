@@ -6,6 +6,10 @@ import contextlib
 import errno
 import json
 import os
+import re
+import signal
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -312,6 +316,36 @@ def test_more_photos_are_fetched_without_asking_again_for_those_that_are_there(s
         run(study, server, per_class=26)
         assert numbers(study) == list(range(5, 31))
         assert sum(asked(server).values()) == 27
+
+
+def test_taxa_are_looked_up_once_for_a_workspace(study):
+    with serving(photo_catalogue(3)) as server:
+        run(study, server, per_class=1)
+        run(study, server, per_class=2)
+        run(study, server, per_class=3, quality="any")
+        assert sum(r.path == "/v1/taxa" for r in server.log.records) == 1
+        assert numbers(study) == [1, 2, 3]
+
+
+def test_a_used_up_byte_budget_is_said_and_waited_for(study):
+    allowed = 12_000
+    command = [sys.executable, "-m", "pipeline", "collect", "--source", "inaturalist"]
+    options = ["--classes", "toad", "--connections", "2", "--gb-per-hour", str(allowed / 1e9)]
+    with serving(photo_catalogue(40)) as server:
+        process = subprocess.Popen(
+            [*command, *options, "--api-url", server.api_url, "--requests-per-minute", "6000"],
+            cwd=study.root,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        told = next(line for line in process.stderr if "budget" in line)
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+        sent = sum(r.sent for r in server.log.records if r.photo_id is not None)
+    assert re.search(r"the byte budget for 127.0.0.1:\d+ is used up; going on at \d\d:\d\d", told)
+    assert process.returncode == 130, rest
+    assert "goes on where this one stopped" in rest
+    assert len(body(1)) < sent <= allowed
 
 
 def test_a_photo_asked_for_under_two_classes_is_one_failed_row(study):

@@ -6,12 +6,11 @@ command that was stopped, or one in another workspace, counts on where this one 
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 __all__ = ["ByteBudget"]
@@ -115,16 +114,6 @@ class ByteBudget:
         """Give back a reservation."""
         with self._lock:
             self._reserved -= count
-
-    @contextlib.contextmanager
-    def reservation(self, count: int, sleep: Callable[[float], object]) -> Iterator[None]:
-        """Hold a reservation; waits for it, telling `sleep` for how many seconds."""
-        while wait := self.wait_for(count):
-            sleep(wait)
-        try:
-            yield
-        finally:
-            self.release(count)
 
     def _wait(self, window: int, count: int, now: float) -> float:
         limit = self._limits[window]

@@ -37,6 +37,9 @@ _LONGEST_PAUSE = 900.0
 _WORTH_TELLING = 90.0
 """Seconds of waiting for the budget that a person is told of."""
 
+_FIRST_GUESS = 1_000_000
+"""Bytes that a photo is expected to have, before any has come."""
+
 _AHEAD = 8
 """Photos handed to a host's connections, per connection, so that none is idle."""
 
@@ -171,6 +174,7 @@ class _Host:
         self._paused_until = 0.0
         self._quiet_until = 0.0
         self._left_alone: FetchError | None = None
+        self._largest = 0
         self.pool = ThreadPoolExecutor(politeness.connections, thread_name_prefix=f"fetch {name}")
 
     def close(self) -> None:
@@ -208,23 +212,39 @@ class _Host:
             raise _Stopped
         if self._left_alone is not None:
             raise self._left_alone
+        reserved = self._reserve()
         arrived = 0
 
         def count(size: int) -> None:
-            nonlocal arrived
+            nonlocal arrived, reserved
             arrived += size
             if self._stop.is_set():
                 raise _Stopped
+            while arrived > reserved:
+                if self._budget.wait_for(reserved):
+                    # The next attempt waits until there is room.
+                    msg = "the byte budget is used up"
+                    raise FetchError(msg, transient=True)
+                reserved *= 2
 
-        with self._budget.reservation(self._limits.max_bytes, self._wait_for_budget):
-            try:
-                return fetch(url, target, self._session, self._limits, received=count)
-            except FetchError as error:
-                self._heed(error)
-                raise
-            finally:
-                if arrived:
-                    self._budget.spend(arrived)
+        try:
+            return fetch(url, target, self._session, self._limits, received=count)
+        except FetchError as error:
+            self._heed(error)
+            raise
+        finally:
+            self._largest = max(self._largest, arrived)
+            self._budget.spend(arrived)
+            self._budget.release(reserved)
+
+    def _reserve(self) -> int:
+        """Wait until the budget has room for a photo; more is asked for if it turns out larger."""
+        while True:
+            room = min(2 * self._largest or _FIRST_GUESS, self._limits.max_bytes)
+            wait = self._budget.wait_for(room)
+            if not wait:
+                return room
+            self._wait_for_budget(wait)
 
     def _heed(self, error: FetchError) -> None:
         """Let the host have the pause that it asks for, on all its connections."""

@@ -172,7 +172,9 @@ class Api:
 
         A name that a plant has too, or that is no longer in use, does not mislead.
         """
-        query = {"q": taxon.name, "is_active": "true", "per_page": 30}
+        query = {"q": taxon.name, "is_active": "true", "per_page": str(_PER_PAGE)}
+        if taxon.rank is not None:
+            query["rank"] = taxon.rank
         answer = self.get("taxa", query, keep=_TAXA_KEPT)
         for found in answer["results"]:
             if (
