@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -456,6 +457,19 @@ def test_retry_after_is_honoured_by_all_connections(study):
     early = [r for r in records if refused + 0.3 < r.monotonic < refused + 2]
     assert not early
     assert sum(r.monotonic >= refused + 2 for r in records) > 10
+
+
+def test_a_host_that_asks_for_an_hour_is_left_alone_until_the_next_run(study):
+    faults = Faults(photos={20: Fault.TOO_MANY_REQUESTS}, retry_after=3600)
+    with serving(photo_catalogue(40), faults=faults, latency=0.01) as server:
+        begun = time.monotonic()
+        outcome = run(study, server, connections=2)
+        assert time.monotonic() - begun < 30
+        assert outcome.facts["problems"].keys() == {"too many requests (429)"}
+        assert "the same command asks again" in outcome.text
+        assert asked(server).total() < 40
+        run(study, server, connections=2)
+        assert len(numbers(study)) == 40
 
 
 def test_the_number_of_connections_to_a_host_is_kept(study):

@@ -252,7 +252,8 @@ class _Host:
             return
         if error.retry_after > _LONGEST_PAUSE:
             self._left_alone = error
-        self._paused_until = max(self._paused_until, time.monotonic() + error.retry_after)
+        else:
+            self._paused_until = max(self._paused_until, time.monotonic() + error.retry_after)
 
 
 class Downloader:
