@@ -104,11 +104,14 @@ def local_addresses(url: str) -> frozenset[str]:
     Raises
     ------
     CapError
-        If the URL is not http or https.
+        If the URL is not http or https, or holds credentials.
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         msg = f"{url!r} is no address to ask; write http://… or https://…"
+        raise CapError(msg)
+    if parts.username or parts.password:
+        msg = "an address must not hold a name or a password; they would end up in receipts"
         raise CapError(msg)
     return frozenset(a for a in _addresses(parts.hostname) if not _is_public(a))
 

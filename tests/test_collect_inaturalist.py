@@ -224,6 +224,8 @@ def test_a_taxon_that_is_not_known_is_said_and_left_out(study):
         ({"gb_per_hour": 0}, "--gb-per-hour must be above 0"),
         ({"requests_per_minute": 0}, "--requests-per-minute is 0"),
         ({"api_url": "file:///tmp"}, "write http"),
+        ({"api_url": "http://ann:secret@127.0.0.1/v1"}, "must not hold a name or a password"),
+        ({"tables": "https://ann:secret@127.0.0.1/"}, "--tables must not hold a name"),
         ({"licenses": ("mine",)}, "no licence 'mine'"),
         ({"refresh": True}, "no photos were collected from inaturalist yet"),
     ],

@@ -200,3 +200,6 @@ def test_the_servers_own_addresses_are_those_a_person_named():
     assert not local_addresses("http://8.8.8.8/")
     with pytest.raises(CapError, match="write http"):
         local_addresses("file:///tmp")
+    with pytest.raises(CapError, match="must not hold a name or a password") as caught:
+        local_addresses("https://ann:secret@example.org/v1")
+    assert "secret" not in str(caught.value)

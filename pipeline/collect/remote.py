@@ -63,7 +63,7 @@ _BYTES_PER_PIXEL = 0.25
 
 
 def check_parameters(parameters: CollectParameters) -> None:
-    """Refuse numbers and days that make no sense.
+    """Refuse numbers, days and addresses that make no sense.
 
     Raises
     ------
@@ -83,6 +83,9 @@ def check_parameters(parameters: CollectParameters) -> None:
         if getattr(parameters, name) <= 0:
             msg = f"--{name.replace('_', '-')} must be above 0"
             raise CapError(msg)
+    if "@" in parameters.tables.partition("://")[2]:
+        msg = "--tables must not hold a name or a password; they would end up in receipts"
+        raise CapError(msg)
     for name in ("since", "until"):
         day = getattr(parameters, name)
         try:
