@@ -37,13 +37,27 @@ if TYPE_CHECKING:
 __all__ = ["cap", "main"]
 
 _EXTRAS = {
-    "imagehash": "pipeline",
-    "open_clip": "pipeline",
-    "pandas": "pipeline",
-    "requests": "pipeline",
-    "scipy": "pipeline",
-    "timm": "pipeline",
-    "torch": "pipeline",
+    **dict.fromkeys(
+        (
+            "aiohttp",
+            "duckdb",
+            "filelock",
+            "fsspec",
+            "imagehash",
+            "open_clip",
+            "pandas",
+            "platformdirs",
+            "pyinaturalist",
+            "pyrate_limiter",
+            "requests",
+            "rich",
+            "scipy",
+            "tenacity",
+            "timm",
+            "torch",
+        ),
+        "pipeline",
+    ),
     "label_studio_sdk": "annotate",
 }
 

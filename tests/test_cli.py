@@ -211,15 +211,17 @@ def test_the_core_install_names_the_extra_that_is_missing(tmp_path, workspace, a
     hook = tmp_path / "sitecustomize.py"
     hook.write_text(
         "import sys\n"
+        "HIDDEN = {'imagehash', 'torch', 'scipy', 'platformdirs', 'pyinaturalist', 'requests'}\n"
         "class Missing:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in {'imagehash', 'torch', 'scipy'}:\n"
+        "        if name.split('.')[0] in HIDDEN:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Missing())\n"
     )
-    done = cap("dedup", cwd=workspace.root, check=False, PYTHONPATH=str(tmp_path))
-    assert done.returncode == 1
-    assert "pip install 'counteranimal-pipeline[pipeline]'" in done.stderr
+    for command in (["dedup"], ["collect", "--source", "inaturalist"]):
+        done = cap(*command, cwd=workspace.root, check=False, PYTHONPATH=str(tmp_path))
+        assert done.returncode == 1
+        assert "pip install 'counteranimal-pipeline[pipeline]'" in done.stderr
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(workspace, animals):

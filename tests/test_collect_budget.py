@@ -34,7 +34,7 @@ def fetch(budget: ByteBudget, size: int, clock: Clock) -> None:
 
 @pytest.fixture
 def ledger(tmp_path):
-    return tmp_path / "cache" / "bytes.sqlite"
+    return tmp_path / "bytes.sqlite"
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)

@@ -449,6 +449,13 @@ def test_an_api_that_does_not_answer_is_one_line(study, monkeypatch):
         run(study, server)
 
 
+def test_a_cache_that_cannot_be_made_is_one_line(study, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with serving(photo_catalogue(1)) as server, pytest.raises(CapError, match="XDG_CACHE_HOME"):
+        run(study, server)
+
+
 def test_retry_after_is_honoured_by_all_connections(study):
     faults = Faults(photos={20: Fault.TOO_MANY_REQUESTS}, retry_after=2)
     with serving(photo_catalogue(40), faults=faults, latency=0.02) as server:

@@ -1,4 +1,9 @@
-"""Collect: photos from a source into the workspace's store, one row for each photo asked for."""
+"""Collect: photos from a source into the workspace's store, one row for each photo asked for.
+
+A source on the internet gives a listing (`listing.LISTING`): which photos to ask for, and what is
+known of each. `remote` writes the listing down, fetches its photos and commits the rows, the same
+for every such source. Photos in a folder need none of that; they have `folder` to themselves.
+"""
 
 from __future__ import annotations
 

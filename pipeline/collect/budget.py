@@ -47,7 +47,6 @@ class ByteBudget:
         limits: Mapping[int, int],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         self._host = host
         self._limits = limits
         self._clock = clock

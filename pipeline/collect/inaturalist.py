@@ -61,8 +61,23 @@ _SIZE = re.compile(r"/(?:square|thumb|small|medium|large|original)(\.\w+)(?=$|\?
 
 
 def cache_folder() -> Path:
-    """Where it is written down how much was asked of whom: one place for all workspaces."""
-    return platformdirs.user_cache_path("cap")
+    """Where it is written down how much was asked of whom: one place for all workspaces.
+
+    Raises
+    ------
+    CapError
+        If it cannot be made.
+    """
+    folder = platformdirs.user_cache_path("cap")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = (
+            f"{folder}, where requests are counted, cannot be made ({error.strerror or error}); "
+            "name another place with the variable XDG_CACHE_HOME"
+        )
+        raise CapError(msg) from error
+    return folder
 
 
 @dataclass(frozen=True)
@@ -219,7 +234,6 @@ def _open_session(requests_per_minute: int, answers: Path) -> ClientSession:
     from pyrate_limiter import Limiter, RequestRate
 
     folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     answers.parent.mkdir(parents=True, exist_ok=True)
     # A minute here is a second longer, because requests do not take equally long to arrive.
     rates = [RequestRate(requests_per_minute, 61)]
