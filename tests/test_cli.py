@@ -110,6 +110,7 @@ def test_a_wrong_recipe_is_one_line_that_names_the_setting(workspace, recipe, me
         (["dedup"], 1, "no photos table yet; run `cap collect` first"),
         (["collect"], 1, "needs --root DIR"),
         (["collect", "--root", "nowhere"], 1, "nowhere is no folder"),
+        (["collect", "--root", ".", "--dry-run"], 1, "are for photos from iNaturalist"),
         (["split"], 1, "no predictions yet; run `cap score --model SPEC` first"),
         (["score"], 1, "scoring needs --model SPEC"),
         (["annotate", "import", "none.csv"], 1, "there is no tags file none.csv"),

@@ -24,7 +24,7 @@ from manifests.errors import CapError
 from manifests.progress import Progress
 from manifests.workspace import Workspace
 from pipeline.collect import collect
-from pipeline.collect.inaturalist import photo_url
+from pipeline.collect.inaturalist import Api, photo_url
 from pipeline.demo.server import (
     API_FAULTS,
     HEALING_PHOTO_FAULTS,
@@ -454,6 +454,29 @@ def test_a_cache_that_cannot_be_made_is_one_line(study, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with serving(photo_catalogue(1)) as server, pytest.raises(CapError, match="XDG_CACHE_HOME"):
         run(study, server)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"results": [{"photos": [{"id": 1}]}], "total_results": 1},
+        {"results": [{"id": 1, "photos": [{"id": "../../x", "url": "http://h/square.jpg"}]}]},
+        {"results": ["photo"]},
+        {"results": [None] * 200},
+    ],
+)
+def test_answers_unlike_those_of_inaturalist_are_one_line(study, monkeypatch, answer):
+    with serving(photo_catalogue(1)) as server:
+        real = Api.get
+        monkeypatch.setattr(
+            Api,
+            "get",
+            lambda self, path, query, **more: (
+                answer if path == "observations" else real(self, path, query, **more)
+            ),
+        )
+        with pytest.raises(CapError, match="does not answer like iNaturalist"):
+            run(study, server, licenses=("any",))
 
 
 def test_retry_after_is_honoured_by_all_connections(study):

@@ -238,6 +238,9 @@ def collect_folder(
     if parameters.root is None:
         msg = "collecting from a folder needs --root DIR (or `root` under [collect] in cap.toml)"
         raise CapError(msg)
+    if parameters.refresh or parameters.dry_run:
+        msg = "--refresh and --dry-run are for photos from iNaturalist; a folder is read as it is"
+        raise CapError(msg)
     listing = list_folder(Path(parameters.root), workspace.label_space, parameters)
     metadata = read_metadata(listing.root)
     job = Job(

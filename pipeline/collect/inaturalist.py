@@ -8,6 +8,7 @@ request that failed for now is made again after a while.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 import time
@@ -182,6 +183,16 @@ class Api:
             raise FetchError(msg, transient=True)
         return answer
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Say in one line that an answer lacks what iNaturalist's answers have."""
+        try:
+            yield
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            msg = f"{self._url} does not answer like iNaturalist ({reason}); is it its API?"
+            raise CapError(msg) from error
+
     def resolve(self, taxon: Taxon) -> ResolvedTaxon | None:
         """The taxon in use by that name, among the animals; None where there is none.
 
@@ -191,20 +202,22 @@ class Api:
         if taxon.rank is not None:
             query["rank"] = taxon.rank
         answer = self.get("taxa", query, keep=_TAXA_KEPT)
-        for found in answer["results"]:
-            if (
-                found.get("name", "").casefold() == taxon.name.casefold()
-                and found.get("is_active", True)
-                and _ANIMALIA in found.get("ancestor_ids", ())
-                and taxon.rank in {None, found.get("rank")}
-            ):
-                return ResolvedTaxon(int(found["id"]), str(found["name"]), str(found["rank"]))
+        with self.reading():
+            for found in answer["results"]:
+                if (
+                    found["name"].casefold() == taxon.name.casefold()
+                    and found.get("is_active", True)
+                    and _ANIMALIA in found.get("ancestor_ids", ())
+                    and taxon.rank in {None, found["rank"]}
+                ):
+                    return ResolvedTaxon(int(found["id"]), found["name"], found["rank"])
         return None
 
     def count(self, query: Query) -> int:
         """How many observations there are."""
         answer = self.get("observations", {**query.plain(), "per_page": 0}, keep=_PAGES_KEPT)
-        return int(answer["total_results"])
+        with self.reading():
+            return int(answer["total_results"])
 
     def observations(self, query: Query) -> Iterator[list[dict[str, Any]]]:
         """Pages of observations, newest first, without an end to how far they reach."""
@@ -216,7 +229,8 @@ class Api:
             yield page
             if len(page) < _PER_PAGE:
                 return
-            lowest = min(int(observation["id"]) for observation in page)
+            with self.reading():
+                lowest = min(int(observation["id"]) for observation in page)
             if lowest >= int(below.get("id_below", lowest + 1)):
                 msg = f"{self._url} gives the same observations again; its paging is broken"
                 raise CapError(msg)
@@ -226,7 +240,8 @@ class Api:
         """Observations as they are now, by id; those that are gone are missing."""
         query = {"id": ",".join(observation_ids), "per_page": _PER_PAGE}
         answer = self.get("observations", query, keep=_PAGES_KEPT, again=True)
-        return {str(observation["id"]): observation for observation in answer["results"]}
+        with self.reading():
+            return {str(observation["id"]): observation for observation in answer["results"]}
 
 
 def _open_session(requests_per_minute: int, answers: Path) -> ClientSession:
@@ -237,7 +252,7 @@ def _open_session(requests_per_minute: int, answers: Path) -> ClientSession:
     answers.parent.mkdir(parents=True, exist_ok=True)
     # A minute here is a second longer, because requests do not take equally long to arrive.
     rates = [RequestRate(requests_per_minute, 61)]
-    if requests_per_minute >= 6:  # noqa: PLR2004 - a tenth of a minute's requests in a tenth of it
+    if requests_per_minute >= 6:  # noqa: PLR2004 - a sixth of them in a sixth of the time
         rates.insert(0, RequestRate(-(-requests_per_minute // 6), 10))
     if requests_per_minute < _PER_DAY:
         rates.append(RequestRate(_PER_DAY, 86400))
@@ -413,15 +428,9 @@ def list_class(
     chosen: list[int] = []
     per_observation = parameters.photos_per_observation
     for page in api.observations(query):
-        try:
+        with api.reading():
             for observation in page:
                 rows += photo_rows(observation, parameters.size, query.licenses)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            msg = (
-                f"{parameters.api_url} does not answer like iNaturalist: an observation of "
-                f"{label[1]} cannot be read ({type(error).__name__}: {error})"
-            )
-            raise CapError(msg) from error
         candidates = [(row["observation_id"], row["creator_id"]) for row in rows]
         chosen = choose_diverse(candidates, wanted, per_observation, parameters.observer_share)
         if len(chosen) == wanted:
