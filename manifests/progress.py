@@ -13,9 +13,14 @@ from dataclasses import dataclass, field
 
 import click
 
-__all__ = ["BarProgress", "LineProgress", "Progress", "Tally", "tell_problems"]
+__all__ = ["BarProgress", "LineProgress", "Progress", "Tally", "reason_of", "tell_problems"]
 
 _SECONDS_BETWEEN_LINES = 5.0
+
+
+def reason_of(error: str) -> str:
+    """The kind of a failure: the `error` of its row up to the details."""
+    return error.partition(":")[0]
 
 
 def tell_problems(problems: Mapping[str, int]) -> str:

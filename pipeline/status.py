@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from manifests.progress import tell_problems
+from manifests.progress import reason_of, tell_problems
 from pipeline.columns import columns
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _classes(workspace: Workspace) -> list[dict[str, Any]]:
         elif photo["status"] == "ok":
             count[decision.get(photo["photo_id"]) or "open"] += 1
         else:
-            reason = photo["error"].partition(":")[0]
+            reason = reason_of(photo["error"])
             reasons.setdefault(photo["class_name"], Counter())[reason] += 1
     names = ("asked", "ok", "failed", "duplicates", "keep", "reject", "open")
     return [

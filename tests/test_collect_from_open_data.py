@@ -13,6 +13,7 @@ from manifests.errors import CapError
 from manifests.progress import Progress
 from manifests.workspace import Workspace
 from pipeline.collect import collect
+from pipeline.collect.refresh import checked
 from pipeline.demo.server import Fault, Faults, LocalINaturalist, ServerSettings
 from pipeline.parameters import CollectParameters
 
@@ -88,6 +89,11 @@ def test_a_refresh_reads_the_licences_of_new_tables(study, tables, server):
     assert rows["inaturalist:2"]["error"] == "licence changed: from cc-by to cc-by-nd"
     assert rows["inaturalist:3"]["license"] == "cc0"
     assert rows["inaturalist:4"]["error"] == "gone: the photo is no longer there"
+
+
+def test_a_relicensed_photo_of_an_unknown_person_names_nobody():
+    row = {"license": "cc-by", "creator": None, "attribution": None, "status": "ok"}
+    assert checked(row, "cc0", ("cc0",)) == {**row, "license": "cc0"}
 
 
 def test_a_dry_run_counts_photo_by_photo(study, tables, server):

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from manifests.errors import PhotoError
 from manifests.photos import PhotoStore, inspect_photo
+from manifests.progress import reason_of
 from manifests.schema import PHOTOS
 from manifests.tables import from_rows
 from pipeline.collect.download import Arrival, Downloader, Politeness, Wanted
@@ -30,18 +31,13 @@ if TYPE_CHECKING:
     from manifests.progress import Progress
     from manifests.workspace import Run, Workspace
 
-__all__ = ["fetch_listing", "reason_of"]
+__all__ = ["fetch_listing"]
 
 _BATCH = 256
 _SMALLEST_SIDE = 32
 """Pixels; what is smaller is a placeholder and no photo."""
 
 _FROM_BYTES = ("sha256", "path", "bytes", "width", "height", "format", "fetched_at")
-
-
-def reason_of(error: str) -> str:
-    """The kind of a failure: its message up to the details."""
-    return error.partition(":")[0]
 
 
 def _ingest(arrival: Arrival, store: PhotoStore) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.errors import CapError
+from manifests.progress import reason_of
 from manifests.schema import PHOTOS
 from manifests.tables import from_rows
 from manifests.vocabulary import allowed_licenses, attribution_text
@@ -48,7 +49,8 @@ def checked(
     if license_now == row["license"]:
         return dict(row)
     if license_now in allowed:
-        line = attribution_text(row["creator"], str(license_now))
+        creator = row["creator"]
+        line = None if creator is None else attribution_text(creator, str(license_now))
         return {**row, "license": license_now, "attribution": line}
     unknown = dict.fromkeys(("path", "width", "height", "format", "fetched_at"))
     if license_now is None:
@@ -136,9 +138,7 @@ def refresh(workspace: Workspace, parameters: CollectParameters, progress: Progr
 
 def _outcome(before: pa.Table, after: pa.Table) -> Outcome:
     after = after.sort_by("photo_id")
-    lost = Counter(
-        error.partition(":")[0] for error in after["error"].to_pylist() if error is not None
-    )
+    lost = Counter(map(reason_of, after["error"].drop_null().to_pylist()))
     relicensed = pc.sum(pc.not_equal(before["license"], after["license"]), min_count=0).as_py()
     kept = relicensed - lost[CHANGED]
     text = (

@@ -23,13 +23,13 @@ import pyarrow.parquet as pq
 
 from manifests.errors import CapError
 from manifests.fetch import local_addresses
-from manifests.progress import tell_problems
+from manifests.progress import reason_of, tell_problems
 from manifests.schema import PHOTOS
 from manifests.tables import replacing
 from manifests.vocabulary import Taxon, allowed_licenses
 from manifests.workspace import Job, Outcome, Workspace
 from pipeline.collect.download import Politeness
-from pipeline.collect.fetching import fetch_listing, reason_of
+from pipeline.collect.fetching import fetch_listing
 from pipeline.collect.inaturalist import (
     Api,
     Query,
