@@ -33,6 +33,7 @@ __all__ = [
     "validate",
     "write_bytes",
     "write_table",
+    "write_validated",
 ]
 
 
@@ -232,11 +233,22 @@ def write_table(path: Path, table: pa.Table, spec: TableSchema) -> pa.Table:
         If it cannot be written.
     """
     table = validate(table, spec)
+    write_validated(path, table, spec)
+    return table
+
+
+def write_validated(path: Path, table: pa.Table, spec: TableSchema) -> None:
+    """Write a table that `validate` gave, in one piece.
+
+    Raises
+    ------
+    CapError
+        If it cannot be written.
+    """
     with replacing(path) as temporary:
         pq.write_table(
             table.replace_schema_metadata(spec.metadata()), temporary, compression="zstd"
         )
-    return table
 
 
 def table_digest(table: pa.Table) -> str:

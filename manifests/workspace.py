@@ -37,6 +37,7 @@ from manifests.tables import (
     validate,
     write_bytes,
     write_table,
+    write_validated,
 )
 from manifests.vocabulary import LabelSpace, label_space
 
@@ -260,13 +261,11 @@ class Run:
         """
         workspace, job = self.workspace, self.job
         spec = table_schema(job.table)
-        rows = validate(table, spec)
+        rows = validate(table if job.source is None else self._with_other_sources(table), spec)
         earlier = workspace.receipt(job.table)
         sources = dict(earlier.sources) if earlier else {}
-        if job.source is not None:
-            rows = self._with_other_sources(rows)
         workspace.receipt_path(job.table).unlink(missing_ok=True)
-        rows = write_table(workspace.table_path(job.table), rows, spec)
+        write_validated(workspace.table_path(job.table), rows, spec)
         receipt = self._receipt(rows, sources)
         write_bytes(workspace.receipt_path(job.table), _json(asdict(receipt)))
         shutil.rmtree(workspace.parts_folder(job.table))
