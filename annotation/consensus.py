@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["settle"]
+__all__ = ["disputed", "settle"]
 
 Answer = dict[str, Any]
 
@@ -71,3 +71,20 @@ def settle(annotations: pa.Table) -> list[Answer]:
         for photo_id, answers in groupby(rows, key=itemgetter("photo_id"))
     )
     return [label for label in settled if label is not None]
+
+
+def disputed(annotations: pa.Table) -> dict[str, list[Answer]]:
+    """First answers by photo_id, where two people or more decided and nothing settles it.
+
+    Photos that somebody has adjudicated already are not among them, even if that did not settle
+    them.
+    """
+    settled = {label["photo_id"] for label in settle(annotations)}
+    rows = sorted(annotations.to_pylist(), key=itemgetter("photo_id", "round", "annotator"))
+    found = {}
+    for photo_id, group in groupby(rows, key=itemgetter("photo_id")):
+        decided = [answer for answer in group if answer["decision"] != "skip"]
+        adjudicated = any(answer["round"] == "adjudication" for answer in decided)
+        if photo_id not in settled and not adjudicated and len(decided) > 1:
+            found[photo_id] = decided
+    return found

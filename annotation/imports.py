@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from annotation.consensus import settle
+from annotation.labels import refuse_doubled, settle_labels
 from annotation.parameters import ImportParameters
 from manifests.errors import CapError, UnknownNameError
-from manifests.schema import ANNOTATIONS, LABELS
+from manifests.schema import ANNOTATIONS
 from manifests.tables import count_by, from_rows, table_digest
 from manifests.vocabulary import resolve_background
 from manifests.workspace import Job, Outcome, now
@@ -232,7 +232,8 @@ def import_tags(workspace: Workspace, parameters: ImportParameters, progress: Pr
     photos = workspace.read("photos")
     annotations, unknown = tags_to_annotations(tags, photos, annotator, now())
     _check_unknown(unknown, tags, skip=parameters.skip_unknown)
-    _check_other_sources(workspace, annotations, tags)
+    advice = f"name whoever made {tags.name} with --annotator"
+    refuse_doubled(workspace, annotations, f"import:{tags.name}", advice)
     job = Job(
         table="annotations",
         stage="annotate import",
@@ -253,35 +254,3 @@ def import_tags(workspace: Workspace, parameters: ImportParameters, progress: Pr
         f"{decided.get('reject', 0)} rejected{left_out}"
     )
     return Outcome("annotate import", text, {**facts, **decided}, run.fresh and settled)
-
-
-def _check_other_sources(workspace: Workspace, annotations: pa.Table, tags: Tags) -> None:
-    """Refuse tags that another source has already, by the same annotator."""
-    if not workspace.has("annotations"):
-        return
-    key = list(ANNOTATIONS.key)
-    standing = workspace.read("annotations").select([*key, "source"]).to_pylist()
-    own = f"import:{tags.name}"
-    others = {tuple(r[k] for k in key): r["source"] for r in standing if r["source"] != own}
-    for row in annotations.select(key).to_pylist():
-        source = others.get(tuple(row[k] for k in key))
-        if source is not None:
-            msg = (
-                f"{row['annotator']} has tagged {row['photo_id']} in {source} already; name "
-                f"whoever made {tags.name} with --annotator"
-            )
-            raise CapError(msg)
-
-
-def settle_labels(workspace: Workspace) -> bool:
-    """Write `labels` from all annotations; gives whether they were up to date already."""
-    job = Job(
-        table="labels",
-        stage="annotate import",
-        parameters={},
-        inputs={"annotations": workspace.digest("annotations")},
-    )
-    run = workspace.begin(job)
-    if not run.fresh:
-        run.commit(from_rows(settle(workspace.read("annotations")), LABELS.schema))
-    return run.fresh

@@ -93,6 +93,11 @@ class LabelSpace:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def definitions(self) -> tuple[str, ...]:
+        """What each class looks like, by class index; empty where that is not known."""
+        return ("",) * len(self.names)
+
     @functools.cached_property
     def digest(self) -> str:
         """sha256 of the ordered class names, as hexadecimal digits."""

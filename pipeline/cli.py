@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from annotation.parameters import ImportParameters
+from annotation.parameters import (
+    ImportParameters,
+    PullParameters,
+    PushParameters,
+    ServeParameters,
+    StatusParameters,
+)
 from manifests import __version__
 from manifests.errors import CapError, MissingExtraError
 from pipeline.options import build, defaults_from, stage_options
@@ -58,7 +64,7 @@ _EXTRAS = {
         ),
         "pipeline",
     ),
-    "label_studio_sdk": "annotate",
+    **dict.fromkeys(("httpx", "label_studio_sdk"), "annotate"),
 }
 
 
@@ -220,7 +226,7 @@ def score() -> Stage:
 
 @cap.group()
 def annotate() -> None:
-    """Bring in what people say of the photos."""
+    """Ask people what they see in the photos, and bring in what they say."""
 
 
 @_stage_command(annotate, "import", ImportParameters)
@@ -229,6 +235,42 @@ def annotate_import() -> Stage:
     from annotation.imports import import_tags
 
     return import_tags
+
+
+@annotate.command("serve")
+@stage_options(ServeParameters, "CAP_ANNOTATE_SERVE")
+@click.pass_obj
+def annotate_serve(session: Session, /, **values: Any) -> None:
+    """Run Label Studio on this machine for the workspace, until Ctrl+C."""
+    from annotation.server import serve
+
+    with _explained():
+        # No lock: photos are sent and answers fetched while it runs.
+        serve(session.workspace(), build(ServeParameters, values), session.progress())
+
+
+@_stage_command(annotate, "push", PushParameters)
+def annotate_push() -> Stage:
+    """Send the photos that need people to Label Studio."""
+    from annotation.push import push
+
+    return push
+
+
+@_stage_command(annotate, "pull", PullParameters)
+def annotate_pull() -> Stage:
+    """Bring the answers from Label Studio, and settle the labels."""
+    from annotation.pull import pull
+
+    return pull
+
+
+@_stage_command(annotate, "status", StatusParameters)
+def annotate_status() -> Stage:
+    """Show how far the annotators are."""
+    from annotation.status import status
+
+    return status
 
 
 @_stage_command(cap, "split", SplitParameters)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from manifests.errors import CapError
+from manifests.kept import kept_photos
 from manifests.schema import PREDICTIONS
 from manifests.tables import from_rows
 from manifests.vocabulary import LabelSpace, label_space
@@ -29,20 +30,7 @@ if TYPE_CHECKING:
     from pipeline.models.scoring import Scored
     from pipeline.parameters import ScoreParameters
 
-__all__ = ["kept_photos", "predictions_from", "score"]
-
-
-def kept_photos(workspace: Workspace) -> tuple[pa.Table, dict[str, str]]:
-    """Stored photos that no other stands for, by photo_id, and the digests they follow from."""
-    photos = workspace.read("photos")
-    inputs = {"photos": workspace.digest("photos")}
-    stored = photos.filter(pc.equal(photos["status"], "ok"))
-    if workspace.has("duplicates"):
-        duplicates = workspace.read("duplicates")
-        inputs["duplicates"] = workspace.digest("duplicates")
-        kept = duplicates.filter(pc.is_in(duplicates["relation"], pa.array(["unique", "keeper"])))
-        stored = stored.filter(pc.is_in(stored["photo_id"], kept["photo_id"].combine_chunks()))
-    return stored, inputs
+__all__ = ["predictions_from", "score"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,176 @@
+"""Who is asked about which photo, and in which order: decided from tables alone.
+
+A class comes first as long as it needs most: photos are missing until two of its backgrounds have
+as many as a split wants. Within a class the order is seeded-random, or by suggested background; it
+never depends on whether a model was right. What is decided for a photo depends on its digest and
+the seed only, so that pushing again decides the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+__all__ = ["EVERYONE", "TWICE", "Candidate", "Plan", "assign", "draw", "in_order", "still_needed"]
+
+EVERYONE = "everyone"
+TWICE = "twice"
+"""Batches that are no single annotator's: the project for all, and that of the doubled share."""
+
+_GROUPS = 2
+"""A split compares two backgrounds of a class."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A photo that people may be asked about.
+
+    Attributes
+    ----------
+    suggested
+        Background to suggest, or None.
+    """
+
+    photo_id: str
+    sha256: str
+    path: str
+    class_index: int
+    class_name: str
+    suggested: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How photos are shared out.
+
+    Attributes
+    ----------
+    annotators
+        People with a project of their own; none for one project that everyone works in.
+    overlap
+        People asked about each photo.
+    share
+        Share of the photos that two people are asked about where `overlap` is 1, 0 to 1.
+    order
+        `random` or `suggestion`.
+    seed
+        Seed of the draws.
+    """
+
+    annotators: tuple[str, ...] = ()
+    overlap: int = 1
+    share: float = 0.0
+    order: str = "random"
+    seed: int = 0
+
+    def people(self, sha256: str) -> int:
+        """How many people are asked about a photo."""
+        if self.overlap == 1 and draw(self.seed, "share", sha256) < self.share:
+            return 2
+        return self.overlap
+
+
+def draw(seed: int, purpose: str, sha256: str) -> float:
+    """A number in [0, 1) that depends on nothing but the seed, the purpose and the photo."""
+    digest = hashlib.sha256(f"{seed}:{purpose}:{sha256}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def still_needed(
+    backgrounds: Iterable[tuple[int, str]], classes: Collection[int], min_photos: int
+) -> dict[int, int]:
+    """Photos that each class needs until two of its backgrounds have `min_photos`.
+
+    Parameters
+    ----------
+    backgrounds
+        Class index and background of every photo that is kept already.
+    classes
+        The classes asked about.
+    min_photos
+        Photos that a background needs.
+    """
+    have: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for index, background in backgrounds:
+        have[index][background] += 1
+    needed = {}
+    for index in classes:
+        most = [count for _, count in have[index].most_common(_GROUPS)]
+        most += [0] * (_GROUPS - len(most))
+        needed[index] = sum(max(0, min_photos - count) for count in most)
+    return needed
+
+
+def in_order(
+    candidates: Sequence[Candidate], needed: Mapping[int, int], plan: Plan
+) -> list[Candidate]:
+    """Candidates in the order in which people should see them.
+
+    The class that needs most is next; each photo queued lowers its need by one, so that classes in
+    equal need take turns.
+    """
+
+    def place(candidate: Candidate) -> tuple[str, float]:
+        by = (candidate.suggested or "") if plan.order == "suggestion" else ""
+        return by, draw(plan.seed, "order", candidate.sha256)
+
+    waiting: defaultdict[int, list[Candidate]] = defaultdict(list)
+    for candidate in sorted(candidates, key=place, reverse=True):
+        waiting[candidate.class_index].append(candidate)
+    heap = [(-needed.get(index, 0), 0, index) for index in waiting]
+    heapq.heapify(heap)
+    ordered = []
+    while heap:
+        need, queued, index = heap[0]
+        ordered.append(waiting[index].pop())
+        if waiting[index]:
+            heapq.heapreplace(heap, (need + 1, queued + 1, index))
+        else:
+            heapq.heappop(heap)
+    return ordered
+
+
+def assign(
+    ordered: Sequence[Candidate], asked: Mapping[str, Collection[str]], plan: Plan
+) -> dict[str, list[Candidate]]:
+    """Which photos each batch gets, beyond those it has.
+
+    Parameters
+    ----------
+    ordered
+        As `in_order` gives them.
+    asked
+        For each batch, digests of the photos in it.
+    plan
+        How photos are shared out.
+
+    Returns
+    -------
+    dict
+        Photos by batch, in order. A photo that stands in a batch of no single annotator is not
+        given to anybody else.
+    """
+    batches_of: defaultdict[str, set[str]] = defaultdict(set)
+    for batch, digests in asked.items():
+        for sha256 in digests:
+            batches_of[sha256].add(batch)
+    load = {name: len(asked.get(name, ())) for name in plan.annotators}
+    given: defaultdict[str, list[Candidate]] = defaultdict(list)
+    for candidate in ordered:
+        standing = batches_of[candidate.sha256]
+        if standing & {EVERYONE, TWICE}:
+            continue
+        people = plan.people(candidate.sha256)
+        if not plan.annotators:
+            if not standing:
+                twice = people > plan.overlap
+                given[TWICE if twice else EVERYONE].append(candidate)
+            continue
+        free = sorted(set(plan.annotators) - standing, key=lambda name: (load[name], name))
+        for name in free[: max(0, people - len(standing))]:
+            given[name].append(candidate)
+            load[name] += 1
+    return dict(given)

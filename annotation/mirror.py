@@ -1,0 +1,178 @@
+"""What a project on the server holds, kept beside the workspace, so that only changes are asked.
+
+A `Mirror` can be made again at any time from the server alone; what it saves is time. Every refresh
+compares its counts with the server's and reads again what does not fit, so that edits, deletions
+and whatever a killed command left behind are seen.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manifests.tables import write_bytes
+
+if TYPE_CHECKING:
+    from annotation.client import Client, Counts, Project, RawTask
+
+__all__ = ["Mirror", "MirroredTask"]
+
+_OVERLAP = datetime.timedelta(seconds=5)
+"""A change may be written this long after the time that it bears."""
+
+
+@dataclass
+class MirroredTask:
+    """A photo on the server.
+
+    Attributes
+    ----------
+    sha256
+        Digest of the photo.
+    photo_id
+        The photo's id when it was sent.
+    suggested
+        Background that the screen suggests, or None.
+    answers
+        What people said, as the server gives it.
+    """
+
+    sha256: str
+    photo_id: str
+    suggested: str | None
+    answers: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, task: RawTask) -> MirroredTask:
+        """From the server's task; a task of somebody else's making has no digest."""
+        data = task.data
+        return cls(
+            sha256=str(data.get("sha256") or ""),
+            photo_id=str(data.get("photo_id") or ""),
+            suggested=data.get("suggested_background") or None,
+        )
+
+
+@dataclass
+class Mirror:
+    """One project's tasks and answers, as last seen.
+
+    Attributes
+    ----------
+    file
+        Where it is kept.
+    seen_until
+        The server's time up to which all changes are in here; None before the first look.
+    tasks
+        Tasks by the server's id.
+    in_flight
+        Digests of photos that were being sent when the mirror was last saved.
+    """
+
+    file: Path
+    seen_until: datetime.datetime | None = None
+    tasks: dict[int, MirroredTask] = field(default_factory=dict)
+    in_flight: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, folder: Path, uid: str) -> Mirror:
+        """The mirror of a project; an empty one where there is none, or none that can be read."""
+        file = folder / f"{uid}.json"
+        try:
+            kept = json.loads(file.read_bytes())
+            return cls(
+                file,
+                datetime.datetime.fromisoformat(kept["seen_until"]) if kept["seen_until"] else None,
+                {int(key): MirroredTask(**value) for key, value in kept["tasks"].items()},
+                tuple(kept["in_flight"]),
+            )
+        except FileNotFoundError:
+            return cls(file)
+        except (ValueError, KeyError, TypeError):
+            # It is only a copy: the server has all of it.
+            return cls(file)
+
+    def save(self) -> None:
+        """Keep the mirror for the next command."""
+        kept = {
+            "seen_until": self.seen_until.isoformat() if self.seen_until else None,
+            "tasks": {str(key): asdict(task) for key, task in self.tasks.items()},
+            "in_flight": self.in_flight,
+        }
+        write_bytes(self.file, json.dumps(kept).encode())
+
+    def refresh(self, client: Client, project: Project) -> None:
+        """Take in what has changed on the server, and save."""
+        until = client.clock() - _OVERLAP
+        self._take(client.tasks(project, self.seen_until))
+        self._hear(client.answers(project, self.seen_until))
+        counts = client.counts(project)
+        if counts.tasks != len(self.tasks):
+            listed = {task.id: task for task in client.tasks(project, None)}
+            for key in set(self.tasks) - set(listed):
+                del self.tasks[key]
+            self._take(task for key, task in listed.items() if key not in self.tasks)
+        if not self._agrees(counts):
+            for task in self.tasks.values():
+                task.answers = []
+            self._hear(client.answers(project, None))
+        self.seen_until = until
+        self.save()
+
+    def add(self, key: int, task: MirroredTask) -> None:
+        """Note a task that was just sent."""
+        self.tasks[key] = task
+
+    def catch_up(self, client: Client, project: Project, newest: int) -> None:
+        """After sending: take in what changed meanwhile in tasks up to the id `newest`, and save.
+
+        Tasks with a higher id are those just sent; of them only answers are asked for.
+        """
+        until = client.clock() - _OVERLAP
+        self._take(client.tasks(project, self.seen_until, newest))
+        self._hear(client.answers(project, self.seen_until))
+        self.seen_until = until
+        self.save()
+
+    def _take(self, tasks: Iterable[RawTask]) -> None:
+        for task in tasks:
+            taken = MirroredTask.of(task)
+            known = self.tasks.get(task.id)
+            if known is not None and known.sha256 == taken.sha256 and task.answers:
+                taken.answers = known.answers
+            self.tasks[task.id] = taken
+
+    def _hear(self, answers: dict[int, list[dict[str, Any]]]) -> None:
+        for key, heard in answers.items():
+            # A task that was made since the tasks were listed is seen by the next refresh.
+            if key in self.tasks:
+                self.tasks[key].answers = heard
+
+    def _agrees(self, counts: Counts) -> bool:
+        held = Counter(
+            bool(answer.get("was_cancelled"))
+            for task in self.tasks.values()
+            for answer in task.answers
+        )
+        return (held[False], held[True]) == (counts.answers, counts.skips)
+
+    def digests(self) -> set[str]:
+        """Digests of the photos that the server has."""
+        return {task.sha256 for task in self.tasks.values()}
+
+    def doubled(self) -> list[int]:
+        """Ids of unanswered tasks whose photo an older, or an answered, task shows already."""
+        answered_first = sorted(self.tasks, key=lambda key: (not self.tasks[key].answers, key))
+        seen: set[str] = set()
+        found = []
+        for key in answered_first:
+            task = self.tasks[key]
+            if task.sha256 in seen and not task.answers:
+                found.append(key)
+            seen.add(task.sha256)
+        return found
