@@ -116,14 +116,6 @@ class Server:
             return None
         return str(json.loads(self._about.read_text("utf-8"))["owner"])
 
-    @property
-    def pid(self) -> int:
-        """Process id of the running server."""
-        if self._process is None:
-            msg = "Label Studio is not running"
-            raise CapError(msg)
-        return self._process.pid
-
     def set_up(self, owner: Owner) -> None:
         """Copy the empty database, lay the way to the photos, and make the owner.
 
@@ -199,6 +191,20 @@ class Server:
         return variables
 
     def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server and wait until it answers.
+
+        Raises
+        ------
+        CapError
+            If the port is taken, or the server does not start.
+        """
         _check_free(self.port)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603
@@ -219,10 +225,6 @@ class Server:
         except BaseException:
             self.stop()
             raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + _START_SECONDS

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
+import secrets
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+from annotators import PASSWORD, Office, Person
 from hypothesis import settings
 from PIL import Image
 
+from annotation.environment import Environment
+from annotation.server import Owner, Server
+from manifests.progress import Progress
 from manifests.workspace import Workspace
+from pipeline.collect import collect
+from pipeline.parameters import CollectParameters
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("cap", deadline=None)
@@ -20,6 +31,9 @@ settings.load_profile("cap")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared" / "data"
+
+# Before the tests get a cache of their own.
+LABEL_STUDIO = Environment.of_user()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,14 +59,19 @@ def save_photo(path: Path, seed: int, size: tuple[int, int] = (96, 72), **option
     return path
 
 
-@pytest.fixture
-def animals(tmp_path: Path) -> Path:
-    """A folder with three classes of four photos each."""
-    root = tmp_path / "animals"
+def animal_photos(folder: Path) -> Path:
+    """A folder below `folder` with three classes of four photos each."""
+    root = folder / "animals"
     for number, name in enumerate(("ice bear", "lion", "otter")):
         for index in range(4):
             save_photo(root / name / f"{index}.jpg", seed=10 * number + index)
     return root
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    """A folder with three classes of four photos each."""
+    return animal_photos(tmp_path)
 
 
 @pytest.fixture
@@ -114,3 +133,60 @@ licenses = ["any"]
 """)
     cap("run", cwd=root)
     return Workspace(root)
+
+
+def missing(what: str, how: str) -> None:
+    """Skip a test that needs something that is not installed; fail where it must be."""
+    if os.environ.get("CAP_TEST_ALL"):
+        pytest.fail(f"there is no {what}, and CAP_TEST_ALL says that every test must run")
+    pytest.skip(f"there is no {what}: {how}")
+
+
+@pytest.fixture(scope="session")
+def label_studio() -> Environment:
+    """Where Label Studio is installed."""
+    if not LABEL_STUDIO.ready:
+        missing("Label Studio", "`make label-studio` installs it")
+    return LABEL_STUDIO
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def open_office(environment: Environment, root: Path) -> Iterator[Office]:
+    """A running Label Studio for the workspace at `root`, known to `cap` by its variables."""
+    owner = Owner("owner@example.com", PASSWORD, secrets.token_hex(20))
+    server = Server(root, free_port(), environment)
+    server.set_up(owner)
+    with server, httpx.Client(timeout=60) as http:
+        os.environ["LABEL_STUDIO_URL"] = server.url
+        os.environ["LABEL_STUDIO_API_KEY"] = owner.token
+        person = Person(server.url, owner.email, owner.token, http)
+        yield Office(server.url, person, root, http, server)
+    del os.environ["LABEL_STUDIO_URL"], os.environ["LABEL_STUDIO_API_KEY"]
+
+
+@pytest.fixture(scope="module")
+def office(label_studio: Environment, tmp_path_factory) -> Iterator[Office]:
+    """A running Label Studio that serves twelve photos."""
+    root = tmp_path_factory.mktemp("office") / "workspace"
+    root.mkdir()
+    (root / "cap.toml").write_text('label_space = "imagenet1k"\n')
+    collect(Workspace(root), CollectParameters(root=str(animal_photos(root))), Progress())
+    with open_office(label_studio, root) as office:
+        yield office
+
+
+@pytest.fixture
+def study(office: Office, tmp_path: Path) -> Workspace:
+    """A workspace of its own for each test, with the photos that the office serves."""
+    root = tmp_path / "study"
+    root.mkdir()
+    (root / "cap.toml").write_text('label_space = "imagenet1k"\n')
+    workspace = Workspace(root)
+    collect(workspace, CollectParameters(root=str(office.root / "animals")), Progress())
+    return workspace
