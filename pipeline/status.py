@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
+from manifests.columns import columns
 from manifests.progress import reason_of, tell_problems
-from pipeline.columns import columns
 
 if TYPE_CHECKING:
     from manifests.workspace import Workspace

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from manifests.columns import columns
 from manifests.errors import CapError
 from manifests.fetch import local_addresses
 from manifests.progress import reason_of, tell_problems
@@ -46,7 +47,6 @@ from pipeline.collect.listing import (
     one_class_each,
 )
 from pipeline.collect.refresh import refresh
-from pipeline.columns import columns
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
