@@ -15,7 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["settle"]
+__all__ = ["NONE_FITS", "settle"]
+
+NONE_FITS = "none fits"
+"""What is said of a photo that is kept without a background, where the table has null."""
 
 Answer = dict[str, Any]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from manifests.parameters import option
 
-__all__ = ["ImportParameters"]
+__all__ = ["AgreementParameters", "ImportParameters"]
 
 
 @dataclass(frozen=True)
@@ -22,3 +22,17 @@ class ImportParameters:
     skip_unknown: bool = option(
         False, "leave out tags of photos that the workspace does not have, and count them"
     )
+
+
+@dataclass(frozen=True)
+class AgreementParameters:
+    """Parameters of `cap annotate agreement`."""
+
+    suggest: str | None = option(
+        None,
+        "scoring run over backgrounds whose predictions were suggested, to tell how answers lean "
+        "towards them",
+        metavar="RUN",
+    )
+    resamples: int = option(1000, "resamples of the photos behind each interval", metavar="N")
+    seed: int = option(0, "what the resamples are drawn from", metavar="N")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from annotation.parameters import ImportParameters
+from annotation.parameters import AgreementParameters, ImportParameters
 from manifests import __version__
 from manifests.errors import CapError, MissingExtraError
 from pipeline.options import build, defaults_from, stage_options
@@ -58,7 +58,7 @@ _EXTRAS = {
         ),
         "pipeline",
     ),
-    "label_studio_sdk": "annotate",
+    **dict.fromkeys(("krippendorff", "label_studio_sdk", "statsmodels"), "annotate"),
 }
 
 
@@ -229,6 +229,14 @@ def annotate_import() -> Stage:
     from annotation.imports import import_tags
 
     return import_tags
+
+
+@_stage_command(annotate, "agreement", AgreementParameters)
+def annotate_agreement() -> Stage:
+    """Measure how far annotators agree, and list the photos that they dispute."""
+    from annotation.agreement import agreement
+
+    return agreement
 
 
 @_stage_command(cap, "split", SplitParameters)
