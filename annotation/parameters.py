@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from manifests.parameters import option
 
-__all__ = ["AgreementParameters", "ImportParameters"]
+__all__ = ["AgreementParameters", "ExportParameters", "ImportParameters"]
 
 
 @dataclass(frozen=True)
@@ -36,3 +36,15 @@ class AgreementParameters:
     )
     resamples: int = option(1000, "resamples of the photos behind each interval", metavar="N")
     seed: int = option(0, "what the resamples are drawn from", metavar="N")
+
+
+@dataclass(frozen=True)
+class ExportParameters:
+    """Parameters of `cap annotate export`."""
+
+    file: str | None = option(None, "CSV, TSV or Parquet file to write", kind="path", argument=True)
+    what: str = option(
+        "labels",
+        "one settled answer per photo, or every answer of every person",
+        choices=("labels", "annotations"),
+    )

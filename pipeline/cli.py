@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from annotation.parameters import AgreementParameters, ImportParameters
+from annotation.parameters import AgreementParameters, ExportParameters, ImportParameters
 from manifests import __version__
 from manifests.errors import CapError, MissingExtraError
 from pipeline.options import build, defaults_from, stage_options
@@ -237,6 +237,14 @@ def annotate_agreement() -> Stage:
     from annotation.agreement import agreement
 
     return agreement
+
+
+@_stage_command(annotate, "export", ExportParameters)
+def annotate_export() -> Stage:
+    """Write the labels or all annotations to a CSV, TSV or Parquet file."""
+    from annotation.exports import export_tags
+
+    return export_tags
 
 
 @_stage_command(cap, "split", SplitParameters)

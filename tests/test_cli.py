@@ -114,6 +114,8 @@ def test_a_wrong_recipe_is_one_line_that_names_the_setting(workspace, recipe, me
         (["split"], 1, "no predictions yet; run `cap score --model SPEC` first"),
         (["score"], 1, "scoring needs --model SPEC"),
         (["annotate", "import", "none.csv"], 1, "there is no tags file none.csv"),
+        (["annotate", "export"], 1, "name the file to write"),
+        (["annotate", "export", "labels.csv"], 1, "no labels table yet; run `cap annotate import"),
         (["annotate", "agreement"], 1, "no annotations table yet; run `cap annotate import FILE`"),
         (["release"], 1, "name the folder to write"),
         (["run", "--from", "split", "--to", "collect"], 2, "--from split comes after"),
