@@ -42,7 +42,7 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat --editable '.[bench]'
-	for script in startup hashing search scoring download open_data; do \
+	for script in startup hashing search scoring download open_data agreement; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 
@@ -51,5 +51,5 @@ clean:
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat --editable '.[pipeline,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat --editable '.[pipeline,annotate,dev]'
 	touch $(READY)

@@ -15,7 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["disputed", "settle"]
+__all__ = ["NONE_FITS", "disputed", "settle"]
+
+NONE_FITS = "none fits"
+"""What is said of a photo that is kept without a background, where the table has null."""
 
 Answer = dict[str, Any]
 
@@ -74,17 +77,12 @@ def settle(annotations: pa.Table) -> list[Answer]:
 
 
 def disputed(annotations: pa.Table) -> dict[str, list[Answer]]:
-    """First answers by photo_id, where two people or more decided and nothing settles it.
-
-    Photos that somebody has adjudicated already are not among them, even if that did not settle
-    them.
-    """
+    """Answers by photo_id, where two people or more decided and nothing settles it."""
     settled = {label["photo_id"] for label in settle(annotations)}
     rows = sorted(annotations.to_pylist(), key=itemgetter("photo_id", "round", "annotator"))
     found = {}
     for photo_id, group in groupby(rows, key=itemgetter("photo_id")):
         decided = [answer for answer in group if answer["decision"] != "skip"]
-        adjudicated = any(answer["round"] == "adjudication" for answer in decided)
-        if photo_id not in settled and not adjudicated and len(decided) > 1:
+        if photo_id not in settled and len({answer["annotator"] for answer in decided}) > 1:
             found[photo_id] = decided
     return found

@@ -1,9 +1,10 @@
 """Read tags from a file: one row per photo, with the background that somebody saw.
 
 A file is CSV, TSV or Parquet with a column `photo_id`, `path` or `sha256` (the first of them that
-it has is used) and a column `background`; `decision`, `annotator`, `reject_reasons` (separated by
-`|`), `background_second` and `note` are read if they are there. A row without a background and
-without a decision is a `skip`: the annotator could not tell.
+it has is used) and a column `background`; `decision`, `annotator`, `round`, `reject_reasons`
+(separated by `|`), `background_second` and `note` are read if they are there, so that what
+`cap annotate export` wrote can come back. A row without a background and without a decision is a
+`skip`: the annotator could not tell.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 
 from annotation.labels import refuse_doubled, settle_labels
 from annotation.parameters import ImportParameters
+from annotation.spreadsheet import unguarded
 from manifests.errors import CapError, UnknownNameError
 from manifests.schema import ANNOTATIONS
 from manifests.tables import count_by, from_rows, table_digest
@@ -59,7 +61,7 @@ def _read_text(path: Path, delimiter: str) -> list[tuple[int, dict[str, str]]]:
                 if None in row:
                     msg = f"{path.name}, line {reader.line_num}: more cells than the header has"
                     raise CapError(msg)
-                rows.append((reader.line_num, {k: v.strip() for k, v in row.items()}))
+                rows.append((reader.line_num, {k: unguarded(v).strip() for k, v in row.items()}))
             return rows
     except (UnicodeDecodeError, csv.Error) as error:
         msg = f"{path.name} is no text table in UTF-8 ({error})"
@@ -129,13 +131,17 @@ def _photo_lookup(photos: pa.Table, identity: str) -> dict[str, list[str]]:
 
 
 def _answer(row: Mapping[str, str]) -> dict[str, Any]:
-    """Decision, background and reasons of one row of the file."""
+    """Round, decision, background and reasons of one row of the file."""
     text = row.get("background", "")
     background = resolve_background(text) if text else None
     second = row.get("background_second", "")
     decision = row.get("decision", "").casefold() or ("keep" if background else "skip")
     if decision not in ANNOTATIONS.choices["decision"]:
         msg = f"no decision {decision!r}; it is keep, reject or skip"
+        raise UnknownNameError(msg)
+    turn = row.get("round", "").casefold() or "first"
+    if turn not in ANNOTATIONS.choices["round"]:
+        msg = f"no round {turn!r}; it is first or adjudication"
         raise UnknownNameError(msg)
     reasons = [r.strip() for r in row.get("reject_reasons", "").split("|") if r.strip()]
     unknown = [reason for reason in reasons if reason not in _REASONS]
@@ -144,6 +150,7 @@ def _answer(row: Mapping[str, str]) -> dict[str, Any]:
         raise UnknownNameError(msg)
     kept = decision == "keep"
     return {
+        "round": turn,
         "decision": decision,
         "background": background if kept else None,
         "background_second": resolve_background(second) if kept and second else None,
@@ -171,11 +178,11 @@ def tags_to_annotations(
     Raises
     ------
     CapError
-        If a background, decision or reason is unknown (the line is named), or one annotator says
-        two different things of one photo.
+        If a background, decision, round or reason is unknown (the line is named), or one annotator
+        says two different things of one photo.
     """
     lookup = _photo_lookup(photos, tags.identity)
-    found: dict[tuple[str, str], tuple[dict[str, Any], int]] = {}
+    found: dict[tuple[str, str, str], tuple[dict[str, Any], int]] = {}
     unknown = []
     for line, row in tags.rows:
         try:
@@ -188,7 +195,8 @@ def tags_to_annotations(
         if not photo_ids:
             unknown.append(row[tags.identity])
         for photo_id in photo_ids:
-            earlier, earlier_line = found.setdefault((photo_id, who), (answer, line))
+            key = (photo_id, who, answer["round"])
+            earlier, earlier_line = found.setdefault(key, (answer, line))
             if earlier != answer:
                 msg = (
                     f"{tags.name}, line {line}: {who} tagged {photo_id} differently in line "
@@ -200,12 +208,11 @@ def tags_to_annotations(
             **answer,
             "photo_id": photo_id,
             "annotator": who,
-            "round": "first",
             "created_at": created_at,
             "source": f"import:{tags.name}",
             "source_id": str(line),
         }
-        for (photo_id, who), (answer, line) in found.items()
+        for (photo_id, who, _), (answer, line) in found.items()
     ]
     return from_rows(rows, ANNOTATIONS.schema), unknown
 

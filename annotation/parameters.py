@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from manifests.parameters import option
 
 __all__ = [
+    "AgreementParameters",
+    "ExportParameters",
     "ImportParameters",
     "PullParameters",
     "PushParameters",
@@ -97,3 +99,29 @@ class PullParameters:
 @dataclass(frozen=True)
 class StatusParameters:
     """Parameters of `cap annotate status`."""
+
+
+@dataclass(frozen=True)
+class AgreementParameters:
+    """Parameters of `cap annotate agreement`."""
+
+    suggest: str | None = option(
+        None,
+        "scoring run over backgrounds whose predictions were suggested, to tell how answers lean "
+        "towards them",
+        metavar="RUN",
+    )
+    resamples: int = option(1000, "resamples of the photos behind each interval", metavar="N")
+    seed: int = option(0, "what the resamples are drawn from", metavar="N")
+
+
+@dataclass(frozen=True)
+class ExportParameters:
+    """Parameters of `cap annotate export`."""
+
+    file: str | None = option(None, "CSV, TSV or Parquet file to write", kind="path", argument=True)
+    what: str = option(
+        "labels",
+        "one settled answer per photo, or every answer of every person",
+        choices=("labels", "annotations"),
+    )

@@ -35,7 +35,7 @@ from annotation.client import (
     new_uid,
     photo_url,
 )
-from annotation.consensus import disputed
+from annotation.consensus import NONE_FITS, disputed
 from annotation.mirror import Mirror, MirroredTask
 from annotation.screen import PHOTO, Screen, labelling_screen
 from annotation.server import photo_root
@@ -219,7 +219,7 @@ def _told(answers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for number, answer in enumerate(answers, start=1):
         words = [answer["decision"]]
         if answer["decision"] == "keep":
-            words.append(answer["background"] or "none fits")
+            words.append(answer["background"] or NONE_FITS)
         words += answer["reject_reasons"] or []
         if answer["background_second"]:
             words.append(f"second: {answer['background_second']}")

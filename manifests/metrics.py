@@ -13,7 +13,15 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GroupAccuracy", "SplitAccuracy", "bootstrap_interval", "evaluate_groups", "wilson"]
+__all__ = [
+    "GroupAccuracy",
+    "SplitAccuracy",
+    "bootstrap_counts",
+    "bootstrap_interval",
+    "evaluate_groups",
+    "newcombe",
+    "wilson",
+]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -21,6 +29,9 @@ Ints = NDArray[np.int64]
 
 _Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
+
+_UNDEFINED_AT_MOST = 0.05
+"""Share of resamples that may be undefined: beyond it, they may hold a whole tail."""
 
 
 def wilson(correct: Ints, photos: Ints) -> tuple[Floats, Floats]:
@@ -47,6 +58,36 @@ def wilson(correct: Ints, photos: Ints) -> tuple[Floats, Floats]:
     half = _Z95 / (1 + z2 / n) * np.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
     # At 0 and 1 the ends are exactly 0 and 1; rounding must not push them past the accuracy.
     return np.clip(np.minimum(centre - half, p), 0, 1), np.clip(np.maximum(centre + half, p), 0, 1)
+
+
+def newcombe(correct: tuple[Ints, Ints], photos: tuple[Ints, Ints]) -> tuple[Floats, Floats]:
+    """Newcombe's 95 % interval of the difference between two independent proportions.
+
+    Parameters
+    ----------
+    correct, photos
+        Successes and trials of the first and of the second proportion, all of the same shape;
+        trials are positive.
+
+    Returns
+    -------
+    low, high
+        Ends of the interval of the first minus the second, within -1..1.
+
+    Notes
+    -----
+    Method 10 (square and add, from Wilson's intervals) of Newcombe, "Interval estimation for the
+    difference between independent proportions", Statistics in Medicine 17 (1998), 873-890.
+    """
+    first, second = (
+        np.asarray(right, dtype=np.float64) / np.asarray(trials, dtype=np.float64)
+        for right, trials in zip(correct, photos, strict=True)
+    )
+    (low_1, high_1), (low_2, high_2) = map(wilson, correct, photos)
+    difference = first - second
+    low = difference - np.hypot(first - low_1, high_2 - second)
+    high = difference + np.hypot(high_1 - first, second - low_2)
+    return np.clip(low, -1, 1), np.clip(high, -1, 1)
 
 
 @dataclass(frozen=True)
@@ -144,7 +185,50 @@ def bootstrap_interval(
         statistic(_cluster_weights(strata, clusters, min(100, draws - start), rng))
         for start in range(0, draws, 100)
     ]
-    low, high = np.nanquantile(np.concatenate(values), [0.025, 0.975])
+    return _percentiles(np.concatenate(values))
+
+
+def bootstrap_counts(
+    statistic: Callable[[Floats], Floats], counts: Ints, *, draws: int = 1000, seed: int = 0
+) -> tuple[float, float] | None:
+    """95 % percentile interval over photos that come in few kinds, as `bootstrap_interval` gives.
+
+    Photos of a kind are alike to the statistic, so that a resample is how many of each kind it
+    holds. It takes as long as there are kinds, however many photos.
+
+    Parameters
+    ----------
+    statistic
+        From counts of shape (draws, kinds) to values of shape (draws,), nan where undefined.
+    counts
+        Photos of each kind, of shape (kinds,).
+    draws, seed
+        Number of resamples, and the seed they come from.
+
+    Returns
+    -------
+    low, high
+        Ends of the interval; None if the statistic is undefined in over 5 % of the resamples.
+    """
+    rng = np.random.default_rng(seed)
+    shares = counts / counts.sum()
+    values = np.concatenate(
+        [
+            statistic(
+                rng.multinomial(counts.sum(), shares, size=min(100, draws - start)).astype(
+                    np.float64
+                )
+            )
+            for start in range(0, draws, 100)
+        ]
+    )
+    if np.isnan(values).mean() > _UNDEFINED_AT_MOST:
+        return None
+    return _percentiles(values)
+
+
+def _percentiles(values: Floats) -> tuple[float, float]:
+    low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 

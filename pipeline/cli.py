@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from annotation.parameters import (
+    AgreementParameters,
+    ExportParameters,
     ImportParameters,
     PullParameters,
     PushParameters,
@@ -64,7 +66,7 @@ _EXTRAS = {
         ),
         "pipeline",
     ),
-    **dict.fromkeys(("httpx", "label_studio_sdk"), "annotate"),
+    **dict.fromkeys(("httpx", "krippendorff", "label_studio_sdk", "statsmodels"), "annotate"),
 }
 
 
@@ -271,6 +273,22 @@ def annotate_status() -> Stage:
     from annotation.status import status
 
     return status
+
+
+@_stage_command(annotate, "agreement", AgreementParameters)
+def annotate_agreement() -> Stage:
+    """Measure how far annotators agree, and list the photos that they dispute."""
+    from annotation.agreement import agreement
+
+    return agreement
+
+
+@_stage_command(annotate, "export", ExportParameters)
+def annotate_export() -> Stage:
+    """Write the labels or all annotations to a CSV, TSV or Parquet file."""
+    from annotation.exports import export_tags
+
+    return export_tags
 
 
 @_stage_command(cap, "split", SplitParameters)

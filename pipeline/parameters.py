@@ -150,6 +150,7 @@ class SplitParameters:
     min_drop: float = option(
         0.05, "a class is kept when its accuracy drops by more than this", metavar="FRACTION"
     )
+    exclude_mixed: bool = option(False, "leave out photos that have a second background")
 
 
 @dataclass(frozen=True)

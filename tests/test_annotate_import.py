@@ -89,6 +89,7 @@ def test_a_blank_background_is_a_skip_unless_a_decision_says_more(collected, tmp
         ("path,tag\nlion/0.jpg,grass\n", "needs a column 'background'"),
         ("name,background\nlion/0.jpg,grass\n", "one of photo_id, path, sha256"),
         ("path,background,decision\nlion/0.jpg,grass,yes\n", "line 2: no decision 'yes'"),
+        ("path,background,round\nlion/0.jpg,grass,2\n", "line 2: no round '2'; it is first or"),
         (
             "path,background\nlion/0.jpg,grass\nlion/0.jpg,rock\n",
             "line 3: tags tagged folder:lion/0.jpg differently in line 2",

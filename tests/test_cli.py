@@ -114,6 +114,9 @@ def test_a_wrong_recipe_is_one_line_that_names_the_setting(workspace, recipe, me
         (["split"], 1, "no predictions yet; run `cap score --model SPEC` first"),
         (["score"], 1, "scoring needs --model SPEC"),
         (["annotate", "import", "none.csv"], 1, "there is no tags file none.csv"),
+        (["annotate", "export"], 1, "name the file to write"),
+        (["annotate", "export", "labels.csv"], 1, "no labels table yet; run `cap annotate import"),
+        (["annotate", "agreement"], 1, "no annotations table yet; run `cap annotate import FILE`"),
         (["release"], 1, "name the folder to write"),
         (["run", "--from", "split", "--to", "collect"], 2, "--from split comes after"),
         (["dedup", "--distance", "far"], 2, "'far' is not a valid integer"),
@@ -208,21 +211,28 @@ def test_an_interrupt_ends_with_130_and_the_same_command_goes_on(workspace, tmp_
 
 def test_the_core_install_names_the_extra_that_is_missing(tmp_path, workspace, animals):
     cap("collect", "--root", animals, cwd=workspace.root)
-    # Hide the packages of [pipeline] by an import hook, as on a machine without them.
+    (tmp_path / "tags.csv").write_text("path,background\nlion/0.jpg,grass\n")
+    cap("annotate", "import", tmp_path / "tags.csv", cwd=workspace.root)
+    # Hide the packages of the extras by an import hook, as on a machine without them.
     hook = tmp_path / "sitecustomize.py"
     hook.write_text(
         "import sys\n"
-        "HIDDEN = {'imagehash', 'torch', 'scipy', 'platformdirs', 'pyinaturalist', 'requests'}\n"
+        "HIDDEN = {'imagehash', 'torch', 'scipy', 'platformdirs', 'pyinaturalist', 'requests',\n"
+        "          'statsmodels'}\n"
         "class Missing:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in HIDDEN:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Missing())\n"
     )
-    for command in (["dedup"], ["collect", "--source", "inaturalist"]):
+    for extra, *command in (
+        ("pipeline", "dedup"),
+        ("pipeline", "collect", "--source", "inaturalist"),
+        ("annotate", "annotate", "agreement"),
+    ):
         done = cap(*command, cwd=workspace.root, check=False, PYTHONPATH=str(tmp_path))
         assert done.returncode == 1
-        assert "pip install 'counteranimal-pipeline[pipeline]'" in done.stderr
+        assert f"pip install 'counteranimal-pipeline[{extra}]'" in done.stderr
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(workspace, animals):

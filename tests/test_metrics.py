@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from manifests.metrics import bootstrap_interval, evaluate_groups, wilson
+from manifests.metrics import (
+    bootstrap_counts,
+    bootstrap_interval,
+    evaluate_groups,
+    newcombe,
+    wilson,
+)
 
 
 def test_wilson_gives_the_interval_of_newcombes_table():
@@ -22,6 +28,32 @@ def test_wilson_holds_the_accuracy_and_stays_within_0_and_1(counts):
     correct, photos = counts
     (low,), (high,) = wilson(np.array([correct]), np.array([photos]))
     assert 0 <= low <= correct / photos <= high <= 1
+
+
+def test_newcombe_gives_the_intervals_of_his_table():
+    # Newcombe, "Interval estimation for the difference between independent proportions" (1998),
+    # table II, method 10.
+    correct = np.array([56, 9, 6, 5, 0, 10]), np.array([48, 3, 2, 0, 0, 0])
+    photos = np.array([70, 10, 7, 56, 10, 10]), np.array([80, 10, 7, 29, 20, 10])
+    low, high = newcombe(correct, photos)
+    assert low == pytest.approx([0.0524, 0.1705, 0.0582, -0.0381, -0.1611, 0.6075], abs=5e-5)
+    assert high == pytest.approx([0.3339, 0.8090, 0.8062, 0.1926, 0.2775, 1.0], abs=5e-5)
+
+
+PROPORTION = st.integers(1, 1000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@given(PROPORTION, PROPORTION)
+def test_newcombe_holds_the_difference_and_turns_round_with_the_proportions(first, second):
+    def interval(a, b):
+        low, high = newcombe((np.array(a[0]), np.array(b[0])), (np.array(a[1]), np.array(b[1])))
+        return float(low), float(high)
+
+    low, high = interval(first, second)
+    difference = first[0] / first[1] - second[0] / second[1]
+    assert -1 <= low <= difference + 1e-12
+    assert difference - 1e-12 <= high <= 1
+    assert interval(second, first) == pytest.approx((-high, -low))
 
 
 def example():
@@ -89,3 +121,30 @@ def test_bootstrap_intervals_cover_the_truth_about_as_often_as_they_say():
         low, high = bootstrap_interval(accuracy, strata, clusters, draws=300, seed=trial)
         hits += low <= 0.7 <= high
     assert 0.89 <= hits / 200 <= 0.99
+
+
+def test_drawing_kinds_of_photos_gives_the_interval_of_drawing_photos():
+    counts = np.array([30, 70, 100])
+    value = np.array([0.0, 1.0, 2.0])
+    photos = np.repeat(value, counts)
+
+    def by_kind(drawn):
+        return drawn @ value / drawn.sum(axis=1)
+
+    def by_photo(weights):
+        return weights @ photos / weights.sum(axis=1)
+
+    each, strata = np.arange(len(photos)), np.zeros(len(photos), dtype=np.int64)
+    kinds = bootstrap_counts(by_kind, counts, draws=10_000)
+    assert kinds == pytest.approx(
+        bootstrap_interval(by_photo, strata, each, draws=10_000), abs=0.01
+    )
+
+
+def test_a_statistic_that_is_often_undefined_has_no_interval():
+    def among_the_rare(drawn):
+        with np.errstate(invalid="ignore"):
+            return drawn[:, 0] / (drawn[:, 0] + drawn[:, 1])
+
+    assert bootstrap_counts(among_the_rare, np.array([1, 0, 99])) is None
+    assert bootstrap_counts(among_the_rare, np.array([5, 5, 90])) is not None

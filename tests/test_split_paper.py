@@ -7,9 +7,21 @@ import pytest
 from hypothesis import given
 
 from manifests.errors import CapError
-from manifests.schema import DUPLICATES, GROUPS, LABELS, PAIRS, PHOTOS, PREDICTIONS, SPLIT
-from manifests.tables import from_rows, validate
-from pipeline.split import split_rows
+from manifests.progress import Progress
+from manifests.schema import (
+    DUPLICATES,
+    GROUPS,
+    LABELS,
+    PAIRS,
+    PHOTOS,
+    PREDICTIONS,
+    SPLIT,
+    table_schema,
+)
+from manifests.tables import from_rows, validate, write_table
+from manifests.workspace import Workspace
+from pipeline.parameters import SplitParameters
+from pipeline.split import split, split_rows
 from pipeline.split.groups import group_accuracies, judged_photos
 from pipeline.split.paper import choose_pairs
 
@@ -153,6 +165,57 @@ def test_only_photos_that_are_kept_tagged_unique_and_scored_are_judged():
     ):
         judged = judged_photos(*changed)
         assert judged["photo_id"].to_pylist() == [f"folder:{i}" for i in range(1, 6)]
+
+
+def test_exactly_the_photos_with_a_second_background_can_be_left_out():
+    photos, duplicates, labels, predictions = tables()
+    mixed = change(change(labels, 1, background_second="rock"), 4, background_second="grass")
+    everything = judged_photos(photos, duplicates, mixed, predictions)
+    assert everything.num_rows == 6
+    pure = judged_photos(photos, duplicates, mixed, predictions, exclude_mixed=True)
+    assert pure["photo_id"].to_pylist() == ["folder:0", "folder:2", "folder:3", "folder:5"]
+    assert pure.to_pylist() == [
+        row
+        for row in everything.to_pylist()
+        if row["photo_id"] in set(pure["photo_id"].to_pylist())
+    ]
+    with pytest.raises(CapError, match="unique and tagged with one background"):
+        judged_photos(
+            photos,
+            duplicates,
+            from_rows(
+                [{**r, "background_second": "rock"} for r in labels.to_pylist()], LABELS.schema
+            ),
+            predictions,
+            exclude_mixed=True,
+        )
+
+
+def put_tables(workspace: Workspace, mixed: set[int]) -> None:
+    names = ("photos", "duplicates", "labels", "predictions/run-1")
+    for name, table in zip(names, tables(60), strict=True):
+        rows = table.to_pylist()
+        if name == "labels":
+            rows = [
+                {**r, "background_second": "rock" if n in mixed else None}
+                for n, r in enumerate(rows)
+            ]
+        path = workspace.table_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(path, from_rows(rows, table.schema), table_schema(name))
+
+
+def test_the_split_without_mixed_photos_is_another_job_and_its_receipt_says_so(workspace):
+    put_tables(workspace, mixed={0, 1, 10})
+    for exclude, count in ((False, 60), (True, 57)):
+        parameters = SplitParameters(min_photos=5, exclude_mixed=exclude)
+        assert not split(workspace, parameters, Progress()).fresh
+        assert split(workspace, parameters, Progress()).fresh
+        for table in ("groups", "pairs", "split"):
+            assert workspace.receipt(table).parameters["exclude_mixed"] is exclude
+        ids = set(workspace.read("split")["photo_id"].to_pylist())
+        assert len(ids) == count
+    assert not ids & {"folder:0", "folder:1", "folder:10"}
 
 
 def test_a_tagged_photo_without_a_prediction_is_an_error():

@@ -45,6 +45,7 @@ def split(workspace: Workspace, parameters: SplitParameters, progress: Progress)
                 "rule": parameters.rule,
                 "min_photos": parameters.min_photos,
                 "min_drop": parameters.min_drop,
+                "exclude_mixed": parameters.exclude_mixed,
             },
             inputs=inputs,
         )
@@ -55,7 +56,11 @@ def split(workspace: Workspace, parameters: SplitParameters, progress: Progress)
     if not fresh:
         photos = workspace.read("photos")
         judged = judged_photos(
-            photos, workspace.read("duplicates"), workspace.read("labels"), predictions
+            photos,
+            workspace.read("duplicates"),
+            workspace.read("labels"),
+            predictions,
+            exclude_mixed=parameters.exclude_mixed,
         )
         groups = group_accuracies(judged, name)
         pairs = choose_pairs(groups, parameters.min_photos, parameters.min_drop)

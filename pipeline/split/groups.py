@@ -19,9 +19,21 @@ __all__ = ["group_accuracies", "judged_photos"]
 
 
 def judged_photos(
-    photos: pa.Table, duplicates: pa.Table, labels: pa.Table, predictions: pa.Table
+    photos: pa.Table,
+    duplicates: pa.Table,
+    labels: pa.Table,
+    predictions: pa.Table,
+    *,
+    exclude_mixed: bool = False,
 ) -> pa.Table:
     """Photos that count, with their background and whether the model was right.
+
+    Parameters
+    ----------
+    photos, duplicates, labels, predictions
+        The tables; `predictions` of one run.
+    exclude_mixed
+        Whether photos with a second background are left out.
 
     Returns
     -------
@@ -37,6 +49,8 @@ def judged_photos(
     kept = labels.filter(
         pc.and_(pc.equal(labels["decision"], "keep"), pc.is_valid(labels["background"]))
     )
+    if exclude_mixed:
+        kept = kept.filter(pc.is_null(kept["background_second"]))
     unique = duplicates.filter(pc.is_in(duplicates["relation"], pa.array(["unique", "keeper"])))
     stored = photos.filter(
         pc.and_(pc.equal(photos["status"], "ok"), pc.is_valid(photos["class_index"]))
@@ -44,8 +58,10 @@ def judged_photos(
     stored = stored.filter(pc.is_in(stored["photo_id"], unique["photo_id"].combine_chunks()))
     tagged = stored.join(kept.select(["photo_id", "background"]), "photo_id", join_type="inner")
     if not tagged.num_rows:
+        tagged_how = "tagged with one background" if exclude_mixed else "tagged"
         msg = (
-            "no photo is kept, unique and tagged; run `cap annotate import FILE`, see `cap status`"
+            f"no photo is kept, unique and {tagged_how}; run `cap annotate import FILE`, see "
+            "`cap status`"
         )
         raise CapError(msg)
     judged = _with_predictions(tagged, predictions)
