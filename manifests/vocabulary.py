@@ -82,6 +82,8 @@ class LabelSpace:
         Further names by which a person may mean the class.
     taxa
         The taxa that the class stands for, by class index; none for what is no taxon.
+    definitions
+        What a class is, for annotators, by class index; an empty string where that is unknown.
     """
 
     name: str
@@ -89,6 +91,7 @@ class LabelSpace:
     ids: tuple[str, ...]
     synonyms: tuple[tuple[str, ...], ...]
     taxa: Mapping[int, tuple[Taxon, ...]] = field(default_factory=dict)
+    definitions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -152,6 +155,7 @@ def _imagenet1k() -> LabelSpace:
         ids=tuple(row["wordnet_id"] for row in rows),
         synonyms=tuple(_split(row["synonyms"]) for row in rows),
         taxa=_reference_taxa(),
+        definitions=tuple(row["definition"] for row in rows),
     )
 
 
@@ -162,6 +166,7 @@ def _backgrounds_space() -> LabelSpace:
         names=tuple(row.name for row in rows),
         ids=("",) * len(rows),
         synonyms=tuple(row.aliases for row in rows),
+        definitions=tuple(row.definition for row in rows),
     )
 
 
@@ -189,6 +194,7 @@ def _label_space_file(path: Path) -> LabelSpace:
             for index, row in enumerate(rows)
             if row.get("taxon")
         },
+        definitions=tuple((row.get("definition") or "").strip() for row in rows),
     )
 
 
@@ -196,8 +202,9 @@ def label_space(name: str, base: Path | None = None) -> LabelSpace:
     """The label space called `imagenet1k`, `backgrounds`, or held by a CSV file.
 
     A file has one class per row, in order, with a column `name` and, if wanted, `wordnet_id`,
-    `synonyms` and `taxon`, the scientific names that photos are collected by (several in a cell are
-    separated by `|`). A relative path starts at `base`.
+    `definition` (what the class is, for annotators), `synonyms` and `taxon`, the scientific names
+    that photos are collected by (several of these two in a cell are separated by `|`). A relative
+    path starts at `base`.
 
     Raises
     ------

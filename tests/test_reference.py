@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 from collections import Counter, defaultdict
+from importlib import resources
 from pathlib import Path
 from statistics import fmean
 
@@ -134,6 +135,42 @@ def test_imagenet1k_ids_and_synonyms_are_imagenets() -> None:
     assert [", ".join(names) for names in space.synonyms] == [lemmas[each] for each in space.ids]
 
 
+def test_imagenet1k_definitions_are_wordnets() -> None:
+    folder = timm_info()
+    space = label_space("imagenet1k")
+    glosses = dict(
+        line.split("\t", 1)
+        for line in (folder / "imagenet_synset_to_definition.txt").read_text().splitlines()
+    )
+    assert list(space.definitions) == [glosses[each] for each in space.ids]
+
+
+def test_a_definition_is_short_enough_to_read_beside_a_photo() -> None:
+    lengths = [len(text) for text in label_space("imagenet1k").definitions]
+    assert len(lengths) == 1000
+    assert min(lengths) >= 13
+    assert max(lengths) <= 220
+
+
+@pytest.mark.parametrize(
+    ("index", "definition"),
+    [
+        (10, "Eurasian finch"),
+        (296, "white bear of Arctic regions"),
+        (9, "fast-running African flightless bird with two-toed feet; largest living bird"),
+    ],
+)
+def test_well_known_classes_have_their_gloss_without_usage_examples(
+    index: int, definition: str
+) -> None:
+    assert label_space("imagenet1k").definitions[index] == definition
+
+
+def test_the_notice_that_wordnets_licence_asks_for_is_beside_its_glosses() -> None:
+    notice = resources.files("manifests") / "reference" / "NOTICE.md"
+    assert "WordNet 3.0 Copyright 2006 by Princeton University." in notice.read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     ("text", "index"),
     [
@@ -213,6 +250,15 @@ def test_two_label_spaces_with_the_same_names_in_another_order_have_other_digest
     assert (first.name, first.names, len(first)) == ("a", ("lion", "tiger"), 2)
     assert first.index_of("panthera_leo") == 0
     assert first.digest != second.digest
+
+
+def test_a_label_space_file_may_hold_definitions(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("name,definition\nlion,a large cat\ntiger,\n")
+    (tmp_path / "b.csv").write_text("name\nlion\ntiger\n")
+    full, bare = label_space("a.csv", tmp_path), label_space("b.csv", tmp_path)
+    assert full.definitions == ("a large cat", "")
+    assert bare.definitions == ("", "")
+    assert full.digest == bare.digest
 
 
 @pytest.mark.parametrize(
@@ -478,6 +524,7 @@ def test_backgrounds_are_a_label_space_too() -> None:
     space = label_space("backgrounds")
     assert len(space) == 14
     assert space.names[space.index_of("hand")] == "human"
+    assert space.definitions == tuple(row.definition for row in vocabulary.backgrounds())
 
 
 # Licences
