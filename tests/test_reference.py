@@ -252,12 +252,17 @@ def test_two_label_spaces_with_the_same_names_in_another_order_have_other_digest
     assert first.digest != second.digest
 
 
-def test_a_label_space_file_may_hold_definitions(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("name,definition\nlion,a large cat\ntiger,\n")
+def test_a_label_space_file_may_hold_prompts_and_definitions(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "name,prompts,definition\n"
+        "lion,a photo of a lion|a lion at rest,a large cat\n"
+        "tiger,a photo of a tiger,\n"
+    )
     (tmp_path / "b.csv").write_text("name\nlion\ntiger\n")
     full, bare = label_space("a.csv", tmp_path), label_space("b.csv", tmp_path)
+    assert full.prompts == (("a photo of a lion", "a lion at rest"), ("a photo of a tiger",))
     assert full.definitions == ("a large cat", "")
-    assert bare.definitions == ("", "")
+    assert (bare.prompts, bare.definitions) == ((), ("", ""))
     assert full.digest == bare.digest
 
 
@@ -265,6 +270,8 @@ def test_a_label_space_file_may_hold_definitions(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("label\nlion\n", "column 'name'"),
+        ("name,prompts\nlion,a lion\ntiger,\n", "prompts for some classes only"),
+        ("name,prompts\nlion,a photo of {}\n", "prompt with a brace"),
         ("name\n", "at least one row"),
         ("name\nlion\nlion\n", "doubled name"),
         ("name,synonyms\n,lion\n", "empty"),
@@ -524,7 +531,16 @@ def test_backgrounds_are_a_label_space_too() -> None:
     space = label_space("backgrounds")
     assert len(space) == 14
     assert space.names[space.index_of("hand")] == "human"
+    assert space.prompts == tuple(row.prompts for row in vocabulary.backgrounds())
     assert space.definitions == tuple(row.definition for row in vocabulary.backgrounds())
+
+
+def test_a_background_has_two_to_four_prompts_that_name_no_class() -> None:
+    prompts = [row.prompts for row in vocabulary.backgrounds()]
+    assert all(2 <= len(texts) <= 4 for texts in prompts)
+    every = [text for texts in prompts for text in texts]
+    assert len(set(every)) == len(every)
+    assert all(text.startswith("a photo of a") and "an animal" in text for text in every)
 
 
 # Licences
