@@ -206,7 +206,7 @@ def _candidates(
         asked.append(
             _Question(
                 Candidate(**row, suggested=suggested),
-                definitions[row["class_index"]],
+                definitions[row["class_index"]] if definitions else "",
                 _told(dispute[row["photo_id"]]) if parameters.adjudicate else None,
             )
         )

@@ -82,6 +82,11 @@ class LabelSpace:
         Further names by which a person may mean the class.
     taxa
         The taxa that the class stands for, by class index; none for what is no taxon.
+    prompts
+        Whole sentences to ask a contrastive model with, by class index; empty where the space has
+        none, and its names go into a template.
+    definitions
+        What a class is, for annotators, by class index; an empty string where that is unknown.
     """
 
     name: str
@@ -89,14 +94,11 @@ class LabelSpace:
     ids: tuple[str, ...]
     synonyms: tuple[tuple[str, ...], ...]
     taxa: Mapping[int, tuple[Taxon, ...]] = field(default_factory=dict)
+    prompts: tuple[tuple[str, ...], ...] = ()
+    definitions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
-
-    @property
-    def definitions(self) -> tuple[str, ...]:
-        """What each class looks like, by class index; empty where that is not known."""
-        return ("",) * len(self.names)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -157,6 +159,7 @@ def _imagenet1k() -> LabelSpace:
         ids=tuple(row["wordnet_id"] for row in rows),
         synonyms=tuple(_split(row["synonyms"]) for row in rows),
         taxa=_reference_taxa(),
+        definitions=tuple(row["definition"] for row in rows),
     )
 
 
@@ -167,7 +170,26 @@ def _backgrounds_space() -> LabelSpace:
         names=tuple(row.name for row in rows),
         ids=("",) * len(rows),
         synonyms=tuple(row.aliases for row in rows),
+        prompts=tuple(row.prompts for row in rows),
+        definitions=tuple(row.definition for row in rows),
     )
+
+
+def _file_prompts(path: Path, cells: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Prompts of a label space's file: of each class, or of none."""
+    prompts = tuple(_split(cell) for cell in cells)
+    if not any(prompts):
+        return ()
+    if not all(prompts):
+        msg = f"the label space {path} has prompts for some classes only; give each class its own"
+        raise CapError(msg)
+    if any(set(text) & set("{}") for texts in prompts for text in texts):
+        msg = (
+            f"the label space {path} has a prompt with a brace; write whole sentences there, and "
+            "give a template with --prompts instead"
+        )
+        raise CapError(msg)
+    return prompts
 
 
 def _label_space_file(path: Path) -> LabelSpace:
@@ -194,6 +216,8 @@ def _label_space_file(path: Path) -> LabelSpace:
             for index, row in enumerate(rows)
             if row.get("taxon")
         },
+        prompts=_file_prompts(path, [row.get("prompts") or "" for row in rows]),
+        definitions=tuple((row.get("definition") or "").strip() for row in rows),
     )
 
 
@@ -201,13 +225,14 @@ def label_space(name: str, base: Path | None = None) -> LabelSpace:
     """The label space called `imagenet1k`, `backgrounds`, or held by a CSV file.
 
     A file has one class per row, in order, with a column `name` and, if wanted, `wordnet_id`,
-    `synonyms` and `taxon`, the scientific names that photos are collected by (several in a cell are
-    separated by `|`). A relative path starts at `base`.
+    `definition` (what the class is, for annotators), `synonyms`, `taxon`, the scientific names that
+    photos are collected by, and `prompts`, whole sentences to ask a model with (several of these
+    three in a cell are separated by `|`). A relative path starts at `base`.
 
     Raises
     ------
     CapError
-        If the file cannot be read, or has an empty or doubled name.
+        If the file cannot be read, has an empty or doubled name, or prompts for some classes only.
     """
     if name == "imagenet1k":
         return _imagenet1k()
@@ -218,18 +243,31 @@ def label_space(name: str, base: Path | None = None) -> LabelSpace:
 
 @dataclass(frozen=True)
 class Background:
-    """One of the 14 background labels: what it means, and how else people write it."""
+    """One of the 14 background labels.
+
+    Attributes
+    ----------
+    name
+        The label.
+    definition
+        What it means, for annotators.
+    aliases
+        How else people write it.
+    prompts
+        Sentences by which a contrastive model recognises it behind any animal.
+    """
 
     name: str
     definition: str
     aliases: tuple[str, ...]
+    prompts: tuple[str, ...]
 
 
 @functools.cache
 def backgrounds() -> tuple[Background, ...]:
     """The 14 background labels, in the paper's order."""
     return tuple(
-        Background(row["name"], row["definition"], _split(row["aliases"]))
+        Background(row["name"], row["definition"], _split(row["aliases"]), _split(row["prompts"]))
         for row in read_reference("backgrounds")
     )
 

@@ -121,8 +121,11 @@ class ScoreParameters:
         kind="path",
         metavar="SPACE",
     )
-    prompts: str = option(
-        "A photo of {}.", "prompt template with {} for the class, or openai80", metavar="TEXT"
+    prompts: str | None = option(
+        None,
+        "prompt template with {} for the class, or openai80 [default: the label space's own "
+        "prompts, else 'A photo of {}.']",
+        metavar="TEXT",
     )
     batch_size: int = option(64, "photos per forward pass", metavar="N")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best there is")

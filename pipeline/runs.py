@@ -15,21 +15,23 @@ __all__ = ["run_for"]
 def run_for(workspace: Workspace, model: str | None) -> str:
     """Name of the scoring run that a SPEC or a run's own name means.
 
+    Runs over backgrounds, which are suggestions for annotators, are meant by their names only.
+
     Raises
     ------
     CapError
-        If nothing was scored, or the SPEC fits no run or several.
+        If no classes were scored, or the SPEC fits no run or several.
     """
     from pipeline.models import ModelSpec
 
-    runs = workspace.runs()
+    if model is not None and model in workspace.runs():
+        return model
+    runs = tuple(run for run in workspace.runs() if not _suggests(workspace, run))
     if not runs:
-        msg = "no predictions yet; run `cap score --model SPEC` first"
+        msg = "no predictions of classes yet; run `cap score --model SPEC` first"
         raise CapError(msg)
     if model is None:
         fitting = runs
-    elif model in runs:
-        fitting = (model,)
     else:
         slug = ModelSpec.parse(model).slug
         fitting = tuple(run for run in runs if run.rpartition("-")[0] == slug)
@@ -41,3 +43,8 @@ def run_for(workspace: Workspace, model: str | None) -> str:
         msg = f"{model} has not been scored; run `cap score --model {model}`, or name one of: "
         msg += ", ".join(runs)
     raise CapError(msg)
+
+
+def _suggests(workspace: Workspace, run: str) -> bool:
+    receipt = workspace.receipt(f"predictions/{run}")
+    return bool(receipt and receipt.model and receipt.model["label_space"] == "backgrounds")

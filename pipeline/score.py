@@ -26,7 +26,7 @@ from manifests.workspace import Job, Outcome, Run
 if TYPE_CHECKING:
     from manifests.progress import Progress
     from manifests.workspace import Workspace
-    from pipeline.models import Model, ModelOptions
+    from pipeline.models import Model
     from pipeline.models.scoring import Scored
     from pipeline.parameters import ScoreParameters
 
@@ -143,7 +143,7 @@ def score(workspace: Workspace, parameters: ScoreParameters, progress: Progress)
         save_embeddings=parameters.save_embeddings,
     )
     name = f"{spec.slug}-{model.digest[:8]}"
-    job = _job(name, parameters, inputs, model, options)
+    job = _job(name, parameters, inputs, model, options.template(labels))
     run = workspace.begin(job)
     if not run.fresh:
         _score_batches(run, photos, model, target, parameters, progress)
@@ -155,7 +155,7 @@ def _job(
     parameters: ScoreParameters,
     inputs: dict[str, str],
     model: Model,
-    options: ModelOptions,
+    template: str | None,
 ) -> Job:
     return Job(
         table=f"predictions/{name}",
@@ -163,7 +163,7 @@ def _job(
         parameters={
             "model": str(parameters.model),
             "digest": model.digest,
-            "prompts": options.prompts,
+            "prompts": template,
             "precision": model.description["precision"],
             "save_scores": parameters.save_scores,
             "save_embeddings": parameters.save_embeddings,

@@ -111,7 +111,7 @@ def test_a_wrong_recipe_is_one_line_that_names_the_setting(workspace, recipe, me
         (["collect"], 1, "needs --root DIR"),
         (["collect", "--root", "nowhere"], 1, "nowhere is no folder"),
         (["collect", "--root", ".", "--dry-run"], 1, "are for photos from iNaturalist"),
-        (["split"], 1, "no predictions yet; run `cap score --model SPEC` first"),
+        (["split"], 1, "no predictions of classes yet; run `cap score --model SPEC` first"),
         (["score"], 1, "scoring needs --model SPEC"),
         (["annotate", "import", "none.csv"], 1, "there is no tags file none.csv"),
         (["annotate", "export"], 1, "name the file to write"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from pathlib import Path
 
 import pytest
 from conftest import cap
@@ -11,10 +13,21 @@ from manifests import load_split
 from manifests.workspace import Workspace
 
 
-def test_the_demo_finds_the_planted_pairs_and_releases_them(tmp_path):
-    done = cap("demo", "--seed", "3", cwd=tmp_path)
-    assert "DIFFERS" not in done.stdout
-    workspace = Workspace(tmp_path / "demo" / "shortcut-3")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The folder in which `cap demo --seed 3` was run."""
+    folder = tmp_path_factory.mktemp("demo")
+    assert "DIFFERS" not in cap("demo", "--seed", "3", cwd=folder).stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workspace(folder) -> Workspace:
+    """The workspace that the demo made."""
+    return Workspace(folder / "demo" / "shortcut-3")
+
+
+def test_the_demo_finds_the_planted_pairs_and_releases_them(folder, workspace):
     planted = json.loads((workspace.root / "planted.json").read_text())["pairs"]
     found = {
         row["class_name"]: {
@@ -28,11 +41,31 @@ def test_the_demo_finds_the_planted_pairs_and_releases_them(tmp_path):
     assert len(planted) == 4
     split = load_split(workspace.root / "release")
     assert set(split.table["class_name"].to_pylist()) == set(planted)
-    again = cap("demo", "--seed", "3", cwd=tmp_path)
+    again = cap("demo", "--seed", "3", cwd=folder)
     assert again.stdout.count("up to date, skipped") == 6
-    with_other_seed = cap("demo", workspace.root, "--seed", "4", cwd=tmp_path, check=False)
+    with_other_seed = cap("demo", workspace.root, "--seed", "4", cwd=folder, check=False)
     assert with_other_seed.returncode == 1
     assert "holds the demo of seed 3" in with_other_seed.stderr
+
+
+def test_the_demos_model_suggests_the_planted_backgrounds_too(workspace):
+    model = "open_clip:toy.json:toy.safetensors"
+    arguments = ["score", "--model", model, "--label-space", "backgrounds", "--json"]
+    run = json.loads(cap(*arguments, cwd=workspace.root).stdout)["run"]
+    with (workspace.root / "tags.tsv").open(encoding="utf-8", newline="") as handle:
+        planted = {
+            f"folder:{row['path']}": row["background"]
+            for row in csv.DictReader(handle, delimiter="\t")
+        }
+    rows = workspace.read(f"predictions/{run}").to_pylist()
+    agreed = sum(row["predicted_name"] == planted[row["photo_id"]] for row in rows)
+    assert agreed / len(rows) >= 0.8
+    assert {(row["label_space"], row["correct"], row["target_rank"]) for row in rows} == {
+        ("backgrounds", None, None)
+    }
+    # A run of suggestions does not stand beside the runs that a split may mean.
+    assert "up to date, skipped" in cap("split", cwd=workspace.root).stdout
+    assert "up to date, skipped" in cap("split", "--model", model, cwd=workspace.root).stdout
 
 
 def test_the_demo_without_a_shortcut_selects_no_class(tmp_path):

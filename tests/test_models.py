@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -27,6 +28,10 @@ from pipeline.models.timm_family import match_tensors
 from pipeline.score import predictions_from
 
 ANIMALS = LabelSpace("animals", ("ant", "bee", "cat", "dog"), ("",) * 4, ((),) * 4)
+PROMPTED = replace(
+    ANIMALS,
+    prompts=(("an ant", "an ant on a leaf"), ("a bee",), ("a cat", "a cat at rest"), ("a dog",)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +118,16 @@ def test_weights_that_cannot_be_fetched_say_how_to_bring_them(monkeypatch, tmp_p
         load("open_clip:ViT-B-32-quickgelu:laion400m_e31")
 
 
-def test_scores_are_open_clips_own_zero_shot_cosines(spec, photos):
-    model = load(spec)
+def network_of(spec: str):
     _, config, weights = spec.split(":")
     network = open_clip.CLIP(**json.loads(Path(config).read_text())).eval()
     open_clip.load_checkpoint(network, weights)
+    return network
+
+
+def test_scores_are_open_clips_own_zero_shot_cosines(spec, photos):
+    model = load(spec)
+    network = network_of(spec)
     transform = open_clip.image_transform(32, is_train=False)
     image = transform(open_image(photos[0].file))[None]
     assert torch.equal(model.preprocess(open_image(photos[0].file))[None], image)
@@ -132,6 +142,23 @@ def test_scores_are_open_clips_own_zero_shot_cosines(spec, photos):
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
     assert embeddings.shape == (1, model.embedding_dim)
+
+
+def test_a_label_spaces_own_prompts_are_averaged_and_the_users_template_beats_them(spec, photos):
+    network, tokenize = network_of(spec), open_clip.SimpleTokenizer(context_length=16)
+    image = open_clip.image_transform(32, is_train=False)(open_image(photos[0].file))[None]
+    with torch.no_grad():
+        features = network.encode_image(image, normalize=True)
+        means = [
+            network.encode_text(tokenize(list(texts)), normalize=True).mean(dim=0)
+            for texts in PROMPTED.prompts
+        ]
+        expected = features @ torch.nn.functional.normalize(torch.stack(means), dim=-1).T
+    np.testing.assert_allclose(load(spec, PROMPTED).score(image)[0], expected.numpy(), atol=1e-6)
+    sketch, of_the_user = (
+        load(spec, labels, prompts="a sketch of {}") for labels in (ANIMALS, PROMPTED)
+    )
+    np.testing.assert_allclose(of_the_user.score(image)[0], sketch.score(image)[0], atol=1e-6)
 
 
 def test_scores_do_not_depend_on_batch_size_or_workers_and_a_bad_photo_is_a_row(spec, photos):
@@ -161,12 +188,17 @@ def test_the_digest_follows_what_decides_the_scores_and_nothing_else(spec, tmp_p
     copy = shutil.copy(weights, tmp_path / "elsewhere" / "other-name.safetensors")
     assert load(f"open_clip:{config}:{copy}").digest == first.digest
     changed = tiny_clip(tmp_path / "small-1.json", tmp_path / "small-1.pt", seed=1)
+    assert load(spec, prompts="A photo of {}.").digest == first.digest
+    assert load(spec, PROMPTED, prompts="A photo of {}.").digest == first.digest
+    reworded = replace(PROMPTED, prompts=(("an ant",), *PROMPTED.prompts[1:]))
     others = [
+        load(spec, PROMPTED),
+        load(spec, reworded),
         load(spec, prompts="a sketch of {}"),
         load(spec, LabelSpace("animals", ("ant", "bee"), ("",) * 2, ((),) * 2)),
         load(changed),
     ]
-    assert len({model.digest for model in [first, *others]}) == 4
+    assert len({model.digest for model in [first, *others]}) == 6
 
 
 def test_the_receipts_description_says_all_that_is_needed_to_score_again(spec):
@@ -196,7 +228,8 @@ def test_text_features_are_computed_once(spec, tmp_path, photos):
     np.save(file, np.zeros_like(np.load(file)))
     assert (load(spec, cache_dir=tmp_path).score(image)[0] == 0).all()
     load(spec, cache_dir=tmp_path, prompts="a sketch of {}")
-    assert len(list(tmp_path.iterdir())) == 2
+    load(spec, PROMPTED, cache_dir=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_name_that_open_clip_has_is_not_replaced_by_a_file(tmp_path):
@@ -258,8 +291,12 @@ def test_the_packaged_efficientnet_is_read_with_its_own_preprocessing():
     found, embeddings = model.score(torch.zeros(1, 3, 224, 224))
     assert found.shape == (1, 1000)
     assert embeddings.shape == (1, model.embedding_dim)
-    with pytest.raises(CapError, match="knows imagenet1k only, not animals"):
-        load(f"timm:tf_efficientnet_lite0:{weights()}", ANIMALS)
+
+
+@pytest.mark.parametrize("labels", [ANIMALS, label_space("backgrounds")])
+def test_a_classifier_knows_its_own_classes_only(labels):
+    with pytest.raises(CapError, match=f"imagenet1k only, not {labels.name}; use an open_clip"):
+        load("timm:tf_efficientnet_lite0", labels)
 
 
 def test_a_device_that_is_not_there_is_refused(spec):

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 from collections import Counter, defaultdict
+from importlib import resources
 from pathlib import Path
 from statistics import fmean
 
@@ -134,6 +135,42 @@ def test_imagenet1k_ids_and_synonyms_are_imagenets() -> None:
     assert [", ".join(names) for names in space.synonyms] == [lemmas[each] for each in space.ids]
 
 
+def test_imagenet1k_definitions_are_wordnets() -> None:
+    folder = timm_info()
+    space = label_space("imagenet1k")
+    glosses = dict(
+        line.split("\t", 1)
+        for line in (folder / "imagenet_synset_to_definition.txt").read_text().splitlines()
+    )
+    assert list(space.definitions) == [glosses[each] for each in space.ids]
+
+
+def test_a_definition_is_short_enough_to_read_beside_a_photo() -> None:
+    lengths = [len(text) for text in label_space("imagenet1k").definitions]
+    assert len(lengths) == 1000
+    assert min(lengths) >= 13
+    assert max(lengths) <= 220
+
+
+@pytest.mark.parametrize(
+    ("index", "definition"),
+    [
+        (10, "Eurasian finch"),
+        (296, "white bear of Arctic regions"),
+        (9, "fast-running African flightless bird with two-toed feet; largest living bird"),
+    ],
+)
+def test_well_known_classes_have_their_gloss_without_usage_examples(
+    index: int, definition: str
+) -> None:
+    assert label_space("imagenet1k").definitions[index] == definition
+
+
+def test_the_notice_that_wordnets_licence_asks_for_is_beside_its_glosses() -> None:
+    notice = resources.files("manifests") / "reference" / "NOTICE.md"
+    assert "WordNet 3.0 Copyright 2006 by Princeton University." in notice.read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     ("text", "index"),
     [
@@ -215,10 +252,26 @@ def test_two_label_spaces_with_the_same_names_in_another_order_have_other_digest
     assert first.digest != second.digest
 
 
+def test_a_label_space_file_may_hold_prompts_and_definitions(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "name,prompts,definition\n"
+        "lion,a photo of a lion|a lion at rest,a large cat\n"
+        "tiger,a photo of a tiger,\n"
+    )
+    (tmp_path / "b.csv").write_text("name\nlion\ntiger\n")
+    full, bare = label_space("a.csv", tmp_path), label_space("b.csv", tmp_path)
+    assert full.prompts == (("a photo of a lion", "a lion at rest"), ("a photo of a tiger",))
+    assert full.definitions == ("a large cat", "")
+    assert (bare.prompts, bare.definitions) == ((), ("", ""))
+    assert full.digest == bare.digest
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("label\nlion\n", "column 'name'"),
+        ("name,prompts\nlion,a lion\ntiger,\n", "prompts for some classes only"),
+        ("name,prompts\nlion,a photo of {}\n", "prompt with a brace"),
         ("name\n", "at least one row"),
         ("name\nlion\nlion\n", "doubled name"),
         ("name,synonyms\n,lion\n", "empty"),
@@ -478,6 +531,16 @@ def test_backgrounds_are_a_label_space_too() -> None:
     space = label_space("backgrounds")
     assert len(space) == 14
     assert space.names[space.index_of("hand")] == "human"
+    assert space.prompts == tuple(row.prompts for row in vocabulary.backgrounds())
+    assert space.definitions == tuple(row.definition for row in vocabulary.backgrounds())
+
+
+def test_a_background_has_two_to_four_prompts_that_name_no_class() -> None:
+    prompts = [row.prompts for row in vocabulary.backgrounds()]
+    assert all(2 <= len(texts) <= 4 for texts in prompts)
+    every = [text for texts in prompts for text in texts]
+    assert len(set(every)) == len(every)
+    assert all(text.startswith("a photo of a") and "an animal" in text for text in every)
 
 
 # Licences

@@ -1,9 +1,10 @@
 """Trains the demo's model: a tiny open_clip CLIP, from scratch, on the toy world's photos.
 
 The image tower is a narrow ModifiedResNet, the text tower one narrow transformer layer; they learn
-from photos and captions alone with CLIP's own loss (`open_clip.ClipLoss`). What comes out is an
-ordinary model configuration and an ordinary checkpoint, which the `open_clip` model family reads
-like any other.
+from photos and captions alone. Each photo has two: one names the animal and is learned with CLIP's
+own loss (`open_clip.ClipLoss`), the other says what is behind it, in the words with which scoring
+over the label space `backgrounds` asks. What comes out is an ordinary model configuration and an
+ordinary checkpoint, which the `open_clip` model family reads like any other.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manifests.vocabulary import label_space
 from pipeline.demo.render import TrainingPhotos, World, render_training
 
 if TYPE_CHECKING:
@@ -76,18 +78,39 @@ def _tell_captions_apart(model: Any, tokens: torch.Tensor) -> None:
         optimiser.step()
 
 
-def _fit(model: Any, photos: TrainingPhotos, seed: int) -> None:
+def _background_loss(
+    model: Any, image: torch.Tensor, prompts: list[torch.Tensor], background: torch.Tensor
+) -> torch.Tensor:
+    """How badly image features (N, d) tell which of all backgrounds is behind each animal.
+
+    The head is made from the tokens of each background's prompts as scoring makes it. The toy world
+    has a few of the backgrounds only; the others' prompts are learned as what no photo shows.
+    """
+    import torch
+
+    features = model.encode_text(torch.cat(prompts), normalize=True)
+    means = [own.mean(dim=0) for own in features.split([len(own) for own in prompts])]
+    head = torch.nn.functional.normalize(torch.stack(means), dim=-1)
+    return torch.nn.functional.cross_entropy(model.logit_scale.exp() * image @ head.T, background)
+
+
+def _fit(model: Any, photos: TrainingPhotos, world: World) -> None:
     import torch
     from open_clip import ClipLoss, SimpleTokenizer
 
     captions = sorted(set(photos.captions))
-    tokens = SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])(captions)
+    tokenize = SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])
+    tokens = tokenize(captions)
     caption = torch.tensor([captions.index(text) for text in photos.captions])
+    space = label_space("backgrounds")
+    prompts = [tokenize(list(texts)) for texts in space.prompts]
+    scenes = torch.tensor([space.index_of(name) for name in world.backgrounds])
+    background = scenes[torch.from_numpy(photos.background)]
     images = torch.from_numpy(photos.images)
-    order = torch.Generator().manual_seed(seed)
+    order = torch.Generator().manual_seed(world.seed)
     steps = _EPOCHS * (len(images) // _BATCH)
-    # The token table stays as it was drawn: a dozen words need no learning, and leaving its 49408
-    # rows alone saves most of the optimiser's work.
+    # The token table stays as it was drawn: some eighty words need no learning, and leaving its
+    # 49408 rows alone saves most of the optimiser's work.
     model.token_embedding.weight.requires_grad_(False)
     _tell_captions_apart(model, tokens)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -107,6 +130,7 @@ def _fit(model: Any, photos: TrainingPhotos, seed: int) -> None:
             # A caption is the same for all photos of a class, so each is encoded once.
             text = model.encode_text(tokens, normalize=True)[caption[batch]]
             loss = contrast(image, text, model.logit_scale.exp())
+            loss = loss + _background_loss(model, image, prompts, background[batch])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -138,7 +162,7 @@ def train(world: World, out: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(world.seed)
         model = open_clip.CLIP(**MODEL_CONFIG)
-        _fit(model, photos, world.seed)
+        _fit(model, photos, world)
     out.mkdir(parents=True, exist_ok=True)
     (out / "toy.json").write_text(json.dumps(MODEL_CONFIG, indent=2) + "\n", encoding="utf-8")
     checkpoint = out / "toy.safetensors"

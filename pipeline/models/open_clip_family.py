@@ -1,8 +1,9 @@
 """The `open_clip` family: contrastive image-text models, scored zero-shot by cosine.
 
 Any architecture that open_clip knows, or a JSON file that describes one, with a published tag or a
-local checkpoint. The head is made from class names and prompt templates as in open_clip's own
-zero-shot evaluation: a class's features are the mean over templates, each of unit length.
+local checkpoint. The head is made as in open_clip's own zero-shot evaluation: a class's features
+are the mean over its prompts, each of unit length. They are the label space's own prompts, or class
+names in a template.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from pipeline.models.registry import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from PIL import Image
 
@@ -226,14 +227,25 @@ def _network(architecture: str, weights: Path, preprocessing: dict[str, Any]) ->
 
 
 def _text_features(
-    network: Any, architecture: str, labels: LabelSpace, prompts: tuple[str, ...], device: Any
+    network: Any, architecture: str, labels: LabelSpace, template: str | None, device: Any
 ) -> NDArray[np.float32]:
+    """Unit-length text features of each class, shape (labels, d)."""
     tokenizer = open_clip.get_tokenizer(architecture)
-    with torch.inference_mode():
-        head = open_clip.build_zero_shot_classifier(
-            network, tokenizer, labels.names, prompts, device=device
+
+    def features(names: Sequence[str], prompts: Sequence[str]) -> torch.Tensor:
+        head: torch.Tensor = open_clip.build_zero_shot_classifier(
+            network, tokenizer, names, prompts, device=device
         )
-    return np.ascontiguousarray(head.T.float().cpu().numpy())
+        return head.T
+
+    with torch.inference_mode():
+        if template is None:
+            # A prompt of a label space is a template without a place for the name.
+            classes = zip(labels.names, labels.prompts, strict=True)
+            head = torch.cat([features([name], own) for name, own in classes])
+        else:
+            head = features(labels.names, templates(template))
+    return np.ascontiguousarray(head.float().cpu().numpy())
 
 
 def _cached_head(
@@ -256,7 +268,9 @@ def _cached_head(
 @register("open_clip")
 def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> OpenClipModel:
     """Load an open_clip model and make its zero-shot head."""
-    prompts = templates(options.prompts)
+    template = options.template(labels)
+    own = [list(texts) for texts in labels.prompts]
+    prompts = own if template is None else list(templates(template))
     architecture, config = _architecture(spec.architecture)
     weights, preprocessing = _weights(spec, architecture)
     device = choose_device(options)
@@ -271,7 +285,7 @@ def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> OpenClip
         "preprocessing": asdict(PreprocessCfg(**network.visual.preprocess_cfg)),
         "label_space": labels.name,
         "label_space_digest": labels.digest,
-        "prompts": list(prompts),
+        "prompts": prompts,
         "precision": choose_precision(options, device),
         "device": str(device),
     }
@@ -288,6 +302,6 @@ def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> OpenClip
     head = _cached_head(
         options.cache_dir,
         key,
-        lambda: _text_features(network, architecture, labels, prompts, device),
+        lambda: _text_features(network, architecture, labels, template, device),
     )
     return OpenClipModel(spec, network, head, description)

@@ -39,6 +39,7 @@ FAMILIES = {"open_clip": "pipeline.models.open_clip_family", "timm": "pipeline.m
 """Family names, and the module that registers each."""
 
 _EXAMPLE = "open_clip:ViT-B-32-quickgelu:laion400m_e31"
+_PAPERS_TEMPLATE = "A photo of {}."
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,22 @@ class ModelOptions:
     precision
         `float32`, `bf16`, or `auto`: bf16 on CUDA, else float32.
     prompts
-        A template with `{}` for the class name, or `openai80` for OpenAI's 80 ImageNet templates.
+        A template with `{}` for the class name, or `openai80` for OpenAI's 80 ImageNet templates;
+        None takes the label space's own prompts, and where it has none the paper's template.
     cache_dir
         Folder that keeps text features; None keeps none.
     """
 
     device: str = "auto"
     precision: str = "auto"
-    prompts: str = "A photo of {}."
+    prompts: str | None = None
     cache_dir: Path | None = None
+
+    def template(self, labels: LabelSpace) -> str | None:
+        """The template for the names of a label space, or None where its own prompts are used."""
+        if self.prompts is None and not labels.prompts:
+            return _PAPERS_TEMPLATE
+        return self.prompts
 
 
 class Model(Protocol):
