@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test real lint fmt docs bench clean
+.PHONY: demo test real lint fmt docs bench label-studio clean
 
 demo: $(READY)
 	$(BIN)/cap demo --seed $(SEED) --plant $(PLANT) --source $(SOURCE)
@@ -27,6 +27,10 @@ real: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+# The server that annotators use, in an environment of its own below the user's cache.
+label-studio: $(READY)
+	$(BIN)/python -m annotation.environment
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,7 +46,7 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat --editable '.[bench]'
-	for script in startup hashing search scoring download open_data agreement; do \
+	for script in startup hashing search scoring download open_data agreement annotation; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 

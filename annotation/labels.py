@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from annotation.consensus import settle
+import pyarrow.compute as pc
+
+from annotation.consensus import disputed, settle
 from manifests.errors import CapError
+from manifests.kept import kept_photos
 from manifests.schema import ANNOTATIONS, LABELS
 from manifests.tables import from_rows
 from manifests.workspace import Job
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
 
     from manifests.workspace import Workspace
 
-__all__ = ["refuse_doubled", "settle_labels"]
+__all__ = ["Unsettled", "refuse_doubled", "settle_labels", "unsettled"]
 
 
 def settle_labels(workspace: Workspace) -> bool:
@@ -61,3 +65,23 @@ def refuse_doubled(workspace: Workspace, annotations: pa.Table, source: str, adv
         if other is not None:
             msg = f"{row['annotator']} has tagged {row['photo_id']} in {other} already; {advice}"
             raise CapError(msg)
+
+
+@dataclass(frozen=True)
+class Unsettled:
+    """Photos that a split would miss: how many have no label yet, and how many are in dispute."""
+
+    waiting: int
+    disputed: int
+
+
+def unsettled(workspace: Workspace) -> Unsettled:
+    """Count the photos that go on and have a class, but no label."""
+    photos, _ = kept_photos(workspace)
+    asked = set(photos.filter(pc.is_valid(photos["class_index"]))["photo_id"].to_pylist())
+    if workspace.has("labels"):
+        asked -= set(workspace.read("labels")["photo_id"].to_pylist())
+    in_dispute: set[str] = set()
+    if workspace.has("annotations"):
+        in_dispute = asked & set(disputed(workspace.read("annotations")))
+    return Unsettled(len(asked - in_dispute), len(in_dispute))

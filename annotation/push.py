@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from manifests.progress import Progress
     from manifests.workspace import Workspace
 
-__all__ = ["mirror_folder", "push", "task_of", "workspace_id"]
+__all__ = ["LOT", "Question", "mirror_folder", "push", "task_of", "workspace_id"]
 
-_LOT = 1000
+LOT = 1000
 """Photos sent at a time; the server takes all of them or none."""
 
 _LANDING_SECONDS = 10.0
@@ -58,7 +58,7 @@ _LANDING_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class _Question:
+class Question:
     """A candidate with what its task shows beside the photo."""
 
     candidate: Candidate
@@ -80,7 +80,7 @@ def mirror_folder(workspace: Workspace) -> Path:
     return workspace.root / ".cap" / "label-studio"
 
 
-def task_of(question: _Question) -> dict[str, Any]:
+def task_of(question: Question) -> dict[str, Any]:
     """The task for Label Studio: what the screen shows, and the suggestion as a prediction."""
     candidate = question.candidate
     data: dict[str, Any] = {
@@ -173,7 +173,7 @@ def _suggestions(workspace: Workspace, parameters: PushParameters) -> dict[str, 
 
 def _candidates(
     workspace: Workspace, parameters: PushParameters
-) -> tuple[list[_Question], list[tuple[int, str]]]:
+) -> tuple[list[Question], list[tuple[int, str]]]:
     """Photos to ask about, and class and background of those that are settled."""
     photos, _ = kept_photos(workspace)
     photos = photos.filter(pc.is_valid(photos["class_index"]))
@@ -189,7 +189,7 @@ def _candidates(
     suggestions = {} if parameters.adjudicate else _suggestions(workspace, parameters)
     definitions = workspace.label_space.definitions
     have: list[tuple[int, str]] = []
-    asked: list[_Question] = []
+    asked: list[Question] = []
     columns = ["photo_id", "sha256", "path", "class_index", "class_name"]
     for row in photos.select(columns).to_pylist():
         background = settled.get(row["photo_id"])
@@ -204,7 +204,7 @@ def _candidates(
         if draw(parameters.seed, "suggest", row["sha256"]) < parameters.without_suggestion:
             suggested = None
         asked.append(
-            _Question(
+            Question(
                 Candidate(**row, suggested=suggested),
                 definitions[row["class_index"]] if definitions else "",
                 _told(dispute[row["photo_id"]]) if parameters.adjudicate else None,
@@ -248,7 +248,7 @@ class _Sending:
         self.round = "adjudication" if parameters.adjudicate else "first"
         self.unreadable: Counter[str] = Counter()
 
-    def run(self, questions: Sequence[_Question], have: Sequence[tuple[int, str]]) -> Outcome:
+    def run(self, questions: Sequence[Question], have: Sequence[tuple[int, str]]) -> Outcome:
         parameters = self.parameters
         plan = Plan(
             parameters.annotators,
@@ -352,13 +352,13 @@ class _Sending:
             left -= len(kept[batch])
         return {batch: candidates for batch, candidates in kept.items() if candidates}
 
-    def _send(self, project: Project, mirror: Mirror, questions: Sequence[_Question]) -> int:
+    def _send(self, project: Project, mirror: Mirror, questions: Sequence[Question]) -> int:
         newest = max(mirror.tasks, default=0)
         sent = 0
         label = f"sending to {project.title!r}"
         with self.progress.task(label, len(questions)) as advance:
-            for start in range(0, len(questions), _LOT):
-                asked = questions[start : start + _LOT]
+            for start in range(0, len(questions), LOT):
+                asked = questions[start : start + LOT]
                 lot = list(self._readable(asked))
                 if lot:
                     self._check_served(project, lot[0].candidate)
@@ -371,7 +371,7 @@ class _Sending:
         mirror.catch_up(self.client, project, newest)
         return sent
 
-    def _send_lot(self, project: Project, mirror: Mirror, lot: Sequence[_Question]) -> None:
+    def _send_lot(self, project: Project, mirror: Mirror, lot: Sequence[Question]) -> None:
         mirror.in_flight = tuple(question.candidate.sha256 for question in lot)
         mirror.save()
         keys = self.client.import_tasks(project, [task_of(question) for question in lot])
@@ -379,7 +379,7 @@ class _Sending:
             candidate = question.candidate
             mirror.add(key, MirroredTask(candidate.sha256, candidate.photo_id, candidate.suggested))
 
-    def _readable(self, questions: Sequence[_Question]) -> Iterator[_Question]:
+    def _readable(self, questions: Sequence[Question]) -> Iterator[Question]:
         """Those whose stored photo is whole; the others are counted, with the reason."""
         for question in questions:
             try:

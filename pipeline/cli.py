@@ -387,12 +387,22 @@ def _default(root: click.Context, name: str, option: str) -> Any:
 
 
 def _run_annotate(root: click.Context) -> bool:
+    """Import the file that the recipe names, or else ask people and hear what they have said."""
     with annotate.make_context("annotate", ["import"], parent=root) as group:
-        command = annotate.commands["import"]
-        with command.make_context("import", [], parent=group) as sub:
+        with annotate.commands["import"].make_context("import", [], parent=group) as sub:
             if sub.params["file"] is not None:
-                command.invoke(sub)
+                annotate.commands["import"].invoke(sub)
                 return True
+        if not os.environ.get("LABEL_STUDIO_API_KEY"):
+            return _labels_there(root)
+        for name in ("push", "pull"):
+            with annotate.commands[name].make_context(name, [], parent=group) as sub:
+                annotate.commands[name].invoke(sub)
+    return _people_are_done(root)
+
+
+def _labels_there(root: click.Context) -> bool:
+    """Whether there are labels to go on with, where there is no way to ask anybody."""
     with _explained():
         workspace = root.obj.workspace()
         if workspace.has("labels"):
@@ -400,11 +410,32 @@ def _run_annotate(root: click.Context) -> bool:
             click.echo(f"annotate: labels are there ({state}); used as they are")
             return True
     click.echo(
-        "annotate: the photos have no labels yet. Tag the background of each kept photo in a file "
-        "with the columns photo_id and background, name it under [annotate.import] in cap.toml, "
-        "and run `cap run` again"
+        "annotate: the photos have no labels yet. Start `cap annotate serve`, set the two "
+        "variables that it tells, and run `cap run` again: it sends the photos to Label Studio. "
+        "Or tag the background of each kept photo in a file with the columns photo_id and "
+        "background, and name it under [annotate.import] in cap.toml"
     )
     return False
+
+
+def _people_are_done(root: click.Context) -> bool:
+    """Whether every photo has its label; says what people must do next."""
+    from annotation.labels import unsettled
+
+    with _explained():
+        left = unsettled(root.obj.workspace())
+    if left.waiting:
+        url = os.environ.get("LABEL_STUDIO_URL", "Label Studio")
+        click.echo(
+            f"annotate: {left.waiting} photos wait for an answer at {url}. When people are done, "
+            "run `cap run` again; to go on with the labels so far, `cap run --from split`"
+        )
+    if left.disputed:
+        click.echo(
+            f"annotate: people disagree on {left.disputed} photos. `cap annotate push "
+            "--adjudicate` asks somebody to decide; to go on without them, `cap run --from split`"
+        )
+    return not left.waiting and not left.disputed
 
 
 @cap.command()

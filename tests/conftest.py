@@ -107,6 +107,14 @@ def weights() -> Path:
 
 
 @pytest.fixture(scope="session")
+def demo(tmp_path_factory) -> Workspace:
+    """The workspace that `cap demo --seed 3` makes."""
+    folder = tmp_path_factory.mktemp("demo")
+    assert "DIFFERS" not in cap("demo", "--seed", "3", cwd=folder).stdout
+    return Workspace(folder / "demo" / "shortcut-3")
+
+
+@pytest.fixture(scope="session")
 def finished(shared: Path, tmp_path_factory) -> Workspace:
     """A workspace in which `cap run` has done every stage on the shared photos."""
     folder = tmp_path_factory.mktemp("real")

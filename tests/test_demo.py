@@ -13,18 +13,16 @@ from manifests import load_split
 from manifests.workspace import Workspace
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+@pytest.fixture
+def folder(demo: Workspace) -> Path:
     """The folder in which `cap demo --seed 3` was run."""
-    folder = tmp_path_factory.mktemp("demo")
-    assert "DIFFERS" not in cap("demo", "--seed", "3", cwd=folder).stdout
-    return folder
+    return demo.root.parent.parent
 
 
-@pytest.fixture(scope="module")
-def workspace(folder) -> Workspace:
+@pytest.fixture
+def workspace(demo: Workspace) -> Workspace:
     """The workspace that the demo made."""
-    return Workspace(folder / "demo" / "shortcut-3")
+    return demo
 
 
 def test_the_demo_finds_the_planted_pairs_and_releases_them(folder, workspace):
