@@ -66,6 +66,7 @@ class Annotator:
     @property
     def task(self) -> int:
         """The server's number of the photo on the screen."""
+        self.page.wait_for_function(r"/#\d+/.test(document.body.innerText)")
         return int(re.search(r"#(\d+)", self.page.locator("body").inner_text())[1])
 
     @property
