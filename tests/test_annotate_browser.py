@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from manifests.tables import from_rows, write_table
 from manifests.workspace import Workspace
 
 IN_THE_BROWSER = 12
+TASK = ".lsf-current-task__task-id"
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,7 @@ class Annotator:
     @property
     def task(self) -> int:
         """The server's number of the photo on the screen."""
-        self.page.wait_for_function(r"/#\d+/.test(document.body.innerText)")
-        return int(re.search(r"#(\d+)", self.page.locator("body").inner_text())[1])
+        return int(self.page.locator(TASK).inner_text().split()[0])
 
     @property
     def chosen(self) -> set[str]:
@@ -86,7 +85,11 @@ class Annotator:
             self.page.keyboard.press(keys[-1])
         assert response.value.status == 201
         self.page.wait_for_function(
-            "before => !document.body.innerText.includes('#' + before)", arg=before
+            "([place, before]) => {"
+            "  const now = document.querySelector(place)?.innerText;"
+            "  return now && parseInt(now) !== before;"
+            "}",
+            arg=[TASK, before],
         )
 
 
