@@ -61,7 +61,7 @@ def _read_text(path: Path, delimiter: str) -> list[tuple[int, dict[str, str]]]:
                 if None in row:
                     msg = f"{path.name}, line {reader.line_num}: more cells than the header has"
                     raise CapError(msg)
-                rows.append((reader.line_num, {k: unguarded(v.strip()) for k, v in row.items()}))
+                rows.append((reader.line_num, {k: unguarded(v).strip() for k, v in row.items()}))
             return rows
     except (UnicodeDecodeError, csv.Error) as error:
         msg = f"{path.name} is no text table in UTF-8 ({error})"
