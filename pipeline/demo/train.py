@@ -48,6 +48,10 @@ _CAPTION_STEPS = 100
 _LEARNING_RATE = 3e-3
 _WEIGHT_DECAY = 0.05
 
+_BACKGROUND_WEIGHT = 0.1
+"""Of the backgrounds' loss beside that of the animals: enough to name nearly all of them, too little
+to blur what the model has learned of the animals."""
+
 
 def _pixels(images: torch.Tensor) -> torch.Tensor:
     """Photos as the model wants them: uint8 (N, H, W, 3) to normalised float32 (N, 3, H, W)."""
@@ -130,7 +134,9 @@ def _fit(model: Any, photos: TrainingPhotos, world: World) -> None:
             # A caption is the same for all photos of a class, so each is encoded once.
             text = model.encode_text(tokens, normalize=True)[caption[batch]]
             loss = contrast(image, text, model.logit_scale.exp())
-            loss = loss + _background_loss(model, image, prompts, background[batch])
+            loss = loss + _BACKGROUND_WEIGHT * _background_loss(
+                model, image, prompts, background[batch]
+            )
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
