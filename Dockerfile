@@ -15,7 +15,7 @@ COPY . /opt/cap
 RUN python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check \
       ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} \
-      --constraint /opt/cap/constraints.txt '/opt/cap[pipeline]' \
+      --constraint /opt/cap/constraints.txt '/opt/cap[pipeline,annotate]' \
     && rm -rf /opt/cap \
     && useradd --create-home --uid 10001 cap \
     && chmod 1777 /home/cap \

@@ -49,8 +49,8 @@ _LEARNING_RATE = 3e-3
 _WEIGHT_DECAY = 0.05
 
 _BACKGROUND_WEIGHT = 0.1
-"""Of the backgrounds' loss beside that of the animals: enough to name nearly all of them, too little
-to blur what the model has learned of the animals."""
+"""Of the backgrounds' loss beside that of the animals: enough to name nearly all of them, and too
+little to blur what the model has learned of the animals."""
 
 
 def _pixels(images: torch.Tensor) -> torch.Tensor:
