@@ -41,10 +41,10 @@ _TIMEOUT_SECONDS = 300.0
 _PAGE = 500
 _MARK = "cap: "
 _TITLE_AT_MOST = 50
-_TASK_FIELDS = "id,data,updated_at,total_annotations,cancelled_annotations"
+_PROJECT_FIELDS = "id,title,description,label_config,maximum_annotations"
+_TASK_FIELDS = "id,data,total_annotations,cancelled_annotations"
 _ANSWER_FIELDS = (
-    "id,updated_at,annotations,result,completed_by,was_cancelled,lead_time,created_at,"
-    "parent_prediction"
+    "id,annotations,result,completed_by,was_cancelled,lead_time,created_at,parent_prediction"
 )
 
 
@@ -137,8 +137,8 @@ class RawTask:
 
     id: int
     data: Mapping[str, Any]
-    updated_at: datetime.datetime
     answers: int
+    skips: int
 
 
 def _described(mark: ProjectMark) -> str:
@@ -225,7 +225,8 @@ class Client:
         """Projects that this workspace made, oldest first."""
         found = []
         with self.explained("list its projects"):
-            for row in self._sdk.projects.list(page_size=1000):
+            pager = self._sdk.projects.list(include=_PROJECT_FIELDS, page_size=_PAGE)
+            for row in _rows(pager, "count"):
                 mark = _mark_in(row.description)
                 if mark is not None and mark.workspace == workspace:
                     found.append(
@@ -341,20 +342,33 @@ class Client:
         if up_to is not None:
             filters.append(_filter("id", "less_or_equal", "Number", up_to))
         for row in self._listed(project, filters, "task_only", _TASK_FIELDS):
-            answers = int(row.total_annotations or 0) + int(row.cancelled_annotations or 0)
-            yield RawTask(int(row.id), row.data or {}, _time(row.updated_at), answers)
+            yield RawTask(
+                int(row.id),
+                row.data or {},
+                int(row.total_annotations or 0),
+                int(row.cancelled_annotations or 0),
+            )
 
     def answers(
-        self, project: Project, since: datetime.datetime | None
+        self, project: Project, since: datetime.datetime | None, *, skips: bool
     ) -> dict[int, list[dict[str, Any]]]:
-        """Answers by task, of the tasks that have any and have changed since a time."""
-        found = {}
-        for column in ("total_annotations", "cancelled_annotations"):
-            filters = [] if since is None else [_changed_since(since)]
-            filters.append(_filter(column, "greater", "Number", 0))
-            for row in self._listed(project, filters, "all", _ANSWER_FIELDS):
-                found[int(row.id)] = [dict(answer) for answer in row.annotations or ()]
-        return found
+        """Answers by task, of the tasks that have changed since a time.
+
+        Parameters
+        ----------
+        since
+            The server's time; None for all tasks.
+        skips
+            Whether tasks that somebody skipped are asked for, or those that somebody answered. All
+            that people did with a task is given either way.
+        """
+        column = "cancelled_annotations" if skips else "total_annotations"
+        filters = [] if since is None else [_changed_since(since)]
+        filters.append(_filter(column, "greater", "Number", 0))
+        return {
+            int(row.id): [dict(answer) for answer in row.annotations or ()]
+            for row in self._listed(project, filters, "all", _ANSWER_FIELDS)
+        }
 
     def _listed(
         self, project: Project, filters: list[dict[str, Any]], kind: str, include: str
@@ -364,13 +378,14 @@ class Client:
             "ordering": ["tasks:id"],
         }
         with self.explained("list its tasks"):
-            yield from self._sdk.tasks.list(
+            pager = self._sdk.tasks.list(
                 project=project.id,
                 query=json.dumps(query),
                 page_size=_PAGE,
                 fields=kind,
                 include=include,
             )
+            yield from _rows(pager, "total")
 
 
 def new_uid() -> str:
@@ -381,6 +396,15 @@ def new_uid() -> str:
 def photo_url(path: str) -> str:
     """The server's address of a stored photo, from its path below the workspace."""
     return f"/data/local-files/?d={quote(path)}"
+
+
+def _rows(pager: Any, counted: str) -> Iterator[Any]:
+    """Rows of all pages; the SDK would ask for a page after the last one, too."""
+    seen = 0
+    while pager is not None and pager.items:
+        yield from pager.items
+        seen += len(pager.items)
+        pager = pager.get_next() if seen < getattr(pager.response, counted) else None
 
 
 def _filter(column: str, operator: str, kind: str, value: object) -> dict[str, Any]:
@@ -395,10 +419,3 @@ def _filter(column: str, operator: str, kind: str, value: object) -> dict[str, A
 def _changed_since(since: datetime.datetime) -> dict[str, Any]:
     moment = since.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return _filter("updated_at", "greater", "Datetime", moment)
-
-
-def _time(value: str | datetime.datetime) -> datetime.datetime:
-    # The SDK gives text for tasks with answers, and times for others.
-    if isinstance(value, str):
-        return datetime.datetime.fromisoformat(value)
-    return value

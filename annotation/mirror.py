@@ -11,7 +11,7 @@ import datetime
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,7 @@ class Mirror:
         """Keep the mirror for the next command."""
         kept = {
             "seen_until": self.seen_until.isoformat() if self.seen_until else None,
-            "tasks": {str(key): asdict(task) for key, task in self.tasks.items()},
+            "tasks": {str(key): vars(task) for key, task in self.tasks.items()},
             "in_flight": self.in_flight,
         }
         write_bytes(self.file, json.dumps(kept).encode())
@@ -109,8 +109,11 @@ class Mirror:
     def refresh(self, client: Client, project: Project) -> None:
         """Take in what has changed on the server, and save."""
         until = client.clock() - _OVERLAP
-        self._take(client.tasks(project, self.seen_until))
-        self._hear(client.answers(project, self.seen_until))
+        changed = list(client.tasks(project, self.seen_until))
+        self._take(changed)
+        for skips in (False, True):
+            if any(task.skips if skips else task.answers for task in changed):
+                self._hear(client.answers(project, self.seen_until, skips=skips))
         counts = client.counts(project)
         if counts.tasks != len(self.tasks):
             listed = {task.id: task for task in client.tasks(project, None)}
@@ -120,7 +123,8 @@ class Mirror:
         if not self._agrees(counts):
             for task in self.tasks.values():
                 task.answers = []
-            self._hear(client.answers(project, None))
+            for skips in (False, True):
+                self._hear(client.answers(project, None, skips=skips))
         self.seen_until = until
         self.save()
 
@@ -135,7 +139,8 @@ class Mirror:
         """
         until = client.clock() - _OVERLAP
         self._take(client.tasks(project, self.seen_until, newest))
-        self._hear(client.answers(project, self.seen_until))
+        for skips in (False, True):
+            self._hear(client.answers(project, self.seen_until, skips=skips))
         self.seen_until = until
         self.save()
 
@@ -143,7 +148,7 @@ class Mirror:
         for task in tasks:
             taken = MirroredTask.of(task)
             known = self.tasks.get(task.id)
-            if known is not None and known.sha256 == taken.sha256 and task.answers:
+            if known is not None and known.sha256 == taken.sha256 and task.answers + task.skips:
                 taken.answers = known.answers
             self.tasks[task.id] = taken
 
