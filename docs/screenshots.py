@@ -1,0 +1,110 @@
+"""Takes the pictures of the labelling page in `docs/images`, from a demo's toy animals.
+
+`make demo`, then `python docs/screenshots.py demo/shortcut-0`: it copies the workspace, runs a real
+Label Studio over it, and presses the keys that an annotator would press, in Debian's Chromium.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from annotation.client import Address, connect
+from annotation.environment import Environment
+from annotation.push import workspace_id
+from annotation.server import Owner, Server
+from manifests.progress import LineProgress
+from manifests.workspace import Workspace
+
+IMAGES = Path(__file__).parent / "images"
+SIZE = {"width": 1280, "height": 720}
+COLOURS = 128
+
+
+def cap(root: Path, *arguments: str) -> str:
+    """What a `cap` command prints."""
+    command = [sys.executable, "-m", "pipeline", "--quiet", "--workspace", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+
+
+def copied(demo: Path, folder: Path) -> Path:
+    """The demo's workspace without what people said in it."""
+    root = folder / "toys"
+    shutil.copytree(demo, root)
+    for table in ("annotations", "labels"):
+        for suffix in ("parquet", "json"):
+            (root / "manifests" / f"{table}.{suffix}").unlink()
+    return root
+
+
+def take(page: Page, name: str) -> None:
+    """Save what the page shows, in few colours."""
+    page.wait_for_timeout(700)
+    file = IMAGES / f"screen-{name}.png"
+    page.screenshot(path=file)
+    with Image.open(file) as image:
+        image.convert("RGB").quantize(COLOURS).save(file, optimize=True)
+
+
+def walk(page: Page, url: str, owner: Owner, project: int) -> None:
+    """Sign in and go through the states of the page."""
+    page.goto(f"{url}/user/login/")
+    page.fill("input[name=email]", owner.email)
+    page.fill("input[name=password]", owner.password)
+    page.click("button[type=submit]")
+    page.wait_for_url(lambda address: "/user/login" not in address)
+    page.goto(f"{url}/projects/{project}/data?labeling=1")
+    page.get_by_text("Labeling Instructions").wait_for()
+    take(page, "instructions")
+    page.keyboard.press("Escape")
+    take(page, "suggestion")
+    page.keyboard.press("d")
+    take(page, "definitions")
+    page.keyboard.press("d")
+    page.keyboard.press("x")
+    page.keyboard.press("4")
+    take(page, "reject")
+
+
+@click.command()
+@click.argument("demo", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def main(demo: Path) -> None:
+    """Take the pictures from the workspace DEMO."""
+    environment = Environment.of_user()
+    environment.prepare(LineProgress())
+    IMAGES.mkdir(exist_ok=True)
+    owner = Owner("ann@example.com", secrets.token_urlsafe(12), secrets.token_hex(20))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        root = copied(demo, Path(folder))
+        scored = cap(root, "score", "--label-space", "backgrounds", "--json")
+        run = json.loads(scored)["run"]
+        server = Server(root, port, environment)
+        server.set_up(owner)
+        with server, sync_playwright() as playwright:
+            os.environ |= {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": owner.token}
+            cap(root, "annotate", "push", "--suggest", run, "--without-suggestion", "0")
+            with connect(Address(server.url, owner.token)) as client:
+                (project,) = client.projects(workspace_id(Workspace(root)))
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+            )
+            walk(browser.new_page(viewport=SIZE), server.url, owner, project.id)
+            browser.close()
+
+
+if __name__ == "__main__":
+    main()
