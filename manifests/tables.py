@@ -27,6 +27,7 @@ __all__ = [
     "count_by",
     "from_rows",
     "is_volatile",
+    "read_parts",
     "read_table",
     "replacing",
     "table_digest",
@@ -96,7 +97,7 @@ def is_volatile(column: str) -> bool:
 
 def count_by(table: pa.Table, column: str) -> dict[str, int]:
     """How many rows hold each value of `column`, by value."""
-    counts = pc.value_counts(table.column(column).combine_chunks()).to_pylist()
+    counts = pc.value_counts(table.column(column)).to_pylist()
     return {
         str(row["values"]): row["counts"] for row in sorted(counts, key=lambda c: str(c["values"]))
     }
@@ -141,14 +142,23 @@ def _cast(table: pa.Table, spec: TableSchema) -> pa.Table:
     return table
 
 
-def _check_key(table: pa.Table, spec: TableSchema) -> None:
-    keys = table.select(list(spec.key))
-    counts = keys.group_by(list(spec.key)).aggregate([([], "count_all")])
+def _rises(table: pa.Table, key: Sequence[str]) -> bool:
+    """Whether each row's key is above that of the row before: rows are sorted and unique."""
+    first = min(1, table.num_rows)
+    earlier, later = table.slice(0, table.num_rows - first), table.slice(first)
+    above, same = pa.scalar(False), pa.scalar(True)
+    for name in key:
+        above = pc.or_(above, pc.and_(same, pc.less(earlier[name], later[name])))
+        same = pc.and_(same, pc.equal(earlier[name], later[name]))
+    return bool(pc.all(above, min_count=0).as_py())
+
+
+def _doubled(table: pa.Table, key: Sequence[str]) -> str:
+    """Which keys are there more than once, as a sentence."""
+    counts = table.group_by(list(key)).aggregate([([], "count_all")])
     doubled = counts.filter(pc.greater(counts["count_all"], 1))
-    if doubled.num_rows:
-        first = ", ".join(str(doubled[name][0].as_py()) for name in spec.key)
-        msg = f"{doubled.num_rows} keys occur more than once, such as {first}"
-        raise TableError(msg)
+    first = ", ".join(str(doubled[name][0].as_py()) for name in key)
+    return f"{doubled.num_rows} keys occur more than once, such as {first}"
 
 
 def validate(table: pa.Table, spec: TableSchema) -> pa.Table:
@@ -181,14 +191,73 @@ def validate(table: pa.Table, spec: TableSchema) -> pa.Table:
             wrong = table.column(name).drop_null().filter(pc.invert(known))[0].as_py()
             msg = f"column {name!r} holds {wrong!r}, which is none of {', '.join(words)}"
             raise TableError(msg)
-    _check_key(table, spec)
     names = [n for n in spec.schema.names if n in table.column_names]
     extra = [n for n in table.column_names if n not in spec.schema.names]
     fields = [spec.schema.field(n).with_type(table.schema.field(n).type) for n in names] + [
         table.schema.field(n) for n in extra
     ]
     ordered = pa.table([table.column(f.name) for f in fields], schema=pa.schema(fields))
-    return ordered.sort_by([(name, "ascending") for name in spec.key]).combine_chunks()
+    # Tables that were written here are sorted already, and a copy costs as much as the table.
+    if not _rises(ordered, spec.key):
+        ordered = ordered.sort_by([(name, "ascending") for name in spec.key])
+        if not _rises(ordered, spec.key):
+            raise TableError(_doubled(ordered, spec.key))
+    return ordered.combine_chunks()
+
+
+def _check_version(path: Path, schema: pa.Schema) -> None:
+    version = (schema.metadata or {}).get(b"cap.schema_version")
+    if version is not None and version != b"%d" % SCHEMA_VERSION:
+        msg = (
+            f"{path} has schema version {version.decode()}, this cap reads {SCHEMA_VERSION}; "
+            "run its stage again"
+        )
+        raise TableError(msg)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, spec: TableSchema) -> Iterator[pq.ParquetFile]:
+    """A file of a table; what is wrong with it becomes an error that names it."""
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_version(path, file.schema_arrow)
+            yield file
+    except FileNotFoundError as error:
+        msg = f"there is no {spec.name} table ({path.name})"
+        raise TableError(msg) from error
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        msg = f"{path} is not a whole Parquet file ({reason}); remove it and run its stage again"
+        raise TableError(msg) from error
+
+
+def read_parts(
+    paths: Sequence[Path], spec: TableSchema, further: pa.Table | None = None
+) -> pa.Table:
+    """The rows of files that `write_table` wrote, and `further` rows, as one table sorted by key.
+
+    Read column by column, so that the rows are in memory once.
+
+    Raises
+    ------
+    TableError
+        If a file is missing, cut short, or of a later schema version.
+    """
+    schema = spec.schema
+    if paths:
+        with _opened(paths[0], spec) as file:
+            schema = file.schema_arrow.remove_metadata()
+
+    def column(name: str) -> pa.ChunkedArray:
+        chunks = [] if further is None else further.column(name).chunks
+        for path in paths:
+            with _opened(path, spec) as file:
+                chunks += file.read([name], use_threads=False).column(0).chunks
+        return pa.chunked_array(chunks, schema.field(name).type)
+
+    keys = pa.table({name: column(name) for name in spec.key})
+    order = pc.sort_indices(keys, [(name, "ascending") for name in spec.key])
+    return pa.table([column(name).take(order) for name in schema.names], schema=schema)
 
 
 def read_table(path: Path, spec: TableSchema) -> pa.Table:
@@ -199,22 +268,8 @@ def read_table(path: Path, spec: TableSchema) -> pa.Table:
     TableError
         If the file is missing, cut short, of a later schema version, or against its schema.
     """
-    try:
-        table = pq.read_table(path, partitioning=None)
-    except FileNotFoundError as error:
-        msg = f"there is no {spec.name} table ({path.name})"
-        raise TableError(msg) from error
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        msg = f"{path} is not a whole Parquet file ({reason}); remove it and run its stage again"
-        raise TableError(msg) from error
-    version = (table.schema.metadata or {}).get(b"cap.schema_version")
-    if version is not None and version != b"%d" % SCHEMA_VERSION:
-        msg = (
-            f"{path} has schema version {version.decode()}, this cap reads {SCHEMA_VERSION}; "
-            "run its stage again"
-        )
-        raise TableError(msg)
+    with _opened(path, spec) as file:
+        table = file.read()
     try:
         return validate(table.replace_schema_metadata(None), spec)
     except TableError as error:
@@ -260,7 +315,10 @@ def table_digest(table: pa.Table) -> str:
     digest = hashlib.sha256()
     for name in sorted(n for n in table.column_names if not is_volatile(n)):
         digest.update(f"{name}\0".encode())
-        _digest_array(table.column(name).combine_chunks(), digest)
+        column = table.column(name)
+        # To combine a single chunk would copy it.
+        whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        _digest_array(whole, digest)
     return digest.hexdigest()
 
 

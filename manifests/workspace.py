@@ -32,6 +32,7 @@ from manifests.progress import Progress
 from manifests.schema import table_schema
 from manifests.tables import (
     count_by,
+    read_parts,
     read_table,
     table_digest,
     validate,
@@ -248,11 +249,12 @@ class Run:
         """Commit the rows of one batch."""
         write_table(self._part(index), rows, table_schema(self.job.table))
 
-    def saved(self) -> pa.Table:
-        """The rows of all committed batches."""
-        spec = table_schema(self.job.table)
-        parts = [read_table(self._part(i), spec) for i in range(self._batches)]
-        return pa.concat_tables(parts) if parts else spec.schema.empty_table()
+    def saved(self, further: pa.Table | None = None) -> pa.Table:
+        """The rows of all committed batches, and `further` rows, sorted by key."""
+        # What the stage has freed goes back before the table takes as much.
+        pa.default_memory_pool().release_unused()
+        parts = [self._part(index) for index in range(self._batches)]
+        return read_parts(parts, table_schema(self.job.table), further)
 
     def commit(self, table: pa.Table) -> Receipt:
         """Write the table, then its receipt, then drop the batches.
@@ -294,7 +296,7 @@ class Run:
             "ended_at": now().isoformat(),
         }
         if job.source is not None:
-            own = rows.filter(pc.equal(rows["source"], job.source)).num_rows
+            own = count_by(rows, "source").get(job.source, 0)
             sources[job.source] = {**plain, **times, "rows": own}
         return Receipt(
             table=job.table,
@@ -376,8 +378,8 @@ class Workspace:
         """Whether the table's file is there."""
         return self.table_path(table).is_file()
 
-    def read(self, table: str) -> pa.Table:
-        """Read a table.
+    def read(self, table: str, source: str | None = None) -> pa.Table:
+        """Read a table; of a union perhaps only the rows of one source.
 
         Raises
         ------
@@ -388,7 +390,8 @@ class Workspace:
             writer = _WRITERS[table.partition("/")[0]]
             msg = f"the workspace has no {table} table yet; run `{writer}` first"
             raise TableError(msg)
-        return read_table(self.table_path(table), table_schema(table))
+        rows = read_table(self.table_path(table), table_schema(table))
+        return rows if source is None else rows.filter(pc.equal(rows["source"], source))
 
     def receipt(self, table: str) -> Receipt | None:
         """A table's receipt, or None where there is none.

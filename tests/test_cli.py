@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 from conftest import REPOSITORY, cap
 
 from pipeline.cli import cap as root_command
+
+POOL = "ARROW_DEFAULT_MEMORY_POOL"
 
 
 def test_every_command_and_option_has_help():
@@ -40,6 +43,26 @@ def test_help_and_the_loader_import_nothing_heavy():
     )
     assert done.stdout.strip() == "[]"
     assert "collect" in cap("--help", cwd=REPOSITORY).stdout
+
+
+@pytest.mark.parametrize(("variables", "pool"), [({}, "system"), ({POOL: "mimalloc"}, "mimalloc")])
+def test_what_tables_took_goes_back_to_the_system_unless_asked_otherwise(
+    monkeypatch, variables, pool
+):
+    monkeypatch.delenv(POOL, raising=False)
+    script = (
+        "import sys; from pipeline.cli import main; sys.argv[1:] = ['--version']; main(); "
+        "import pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split()[-1] == pool
 
 
 def test_the_generated_pages_are_as_the_code_has_them():

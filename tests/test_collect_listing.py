@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manifests.tables import from_rows
 from manifests.vocabulary import Taxon, attribution_text, label_space
-from pipeline.collect.listing import choose_diverse
+from pipeline.collect.listing import LISTING, choose_diverse, one_class_each
 
 PEOPLE = st.sampled_from(["ann", "bo", "chi", "dil", "eve", None])
 CANDIDATES = st.lists(
@@ -49,6 +50,45 @@ def test_the_share_is_of_the_photos_taken_not_of_those_wanted():
     # 10 % of 500 wanted would be 50 photos; of the 33 taken they are 3.
     assert Counter(candidates[i][1] for i in chosen)["ann"] == 3
     assert len(chosen) == 33
+
+
+LISTED = st.lists(
+    st.tuples(st.integers(0, 9), st.integers(0, 2), st.sampled_from(["red", "brown"])), max_size=30
+)
+
+
+@given(LISTED, st.sets(st.integers(0, 9)))
+def test_every_photo_of_a_listing_is_asked_for_once_or_told_why_not(listed, without_address):
+    rows = [
+        {
+            "photo_id": f"inaturalist:{photo}",
+            "class_index": index,
+            "class_name": f"class {index}",
+            "taxon": taxon,
+            "url": None if photo in without_address else f"http://localhost/{photo}.jpg",
+            "license": "cc0",
+        }
+        for photo, index, taxon in listed
+    ]
+    asked, failed = one_class_each(from_rows(rows, LISTING), "inaturalist")
+    classes: dict[int, set[int]] = {}
+    for photo, index, _ in listed:
+        classes.setdefault(photo, set()).add(index)
+    askable = [p for p in classes if len(classes[p]) == 1 and p not in without_address]
+    keys = asked.select(["class_index", "photo_id"]).to_pylist()
+    assert [tuple(key.values()) for key in keys] == sorted(
+        (*classes[photo], f"inaturalist:{photo}") for photo in askable
+    )
+    told = {row["photo_id"]: row["error"] for row in failed.to_pylist()}
+    assert failed.num_rows == len(told)
+    assert told == {
+        f"inaturalist:{photo}": "the source gives no address"
+        if len(indices) == 1
+        else "asked for under two classes: "
+        + " and ".join(f"class {index}" for index in sorted(indices))
+        for photo, indices in classes.items()
+        if photo not in askable
+    }
 
 
 def test_animal_classes_know_their_taxa():

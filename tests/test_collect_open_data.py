@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import gzip
-import importlib.util
 import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 from contextlib import contextmanager
@@ -16,10 +17,15 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import boto3
 import pytest
+import requests
+from conftest import cap
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
 from open_data_tables import observation, photo, uuid, write_tables
+from s3fs import S3FileSystem
 
 from manifests.errors import CapError
 from manifests.progress import Progress
@@ -470,11 +476,90 @@ def test_a_server_that_is_not_there_is_named():
         open_data_digest("http://127.0.0.1:9")
 
 
-def test_a_bucket_needs_s3fs_and_says_so():
-    if importlib.util.find_spec("s3fs"):
-        pytest.skip("s3fs is installed")
-    with pytest.raises(CapError, match="s3://inaturalist-open-data: Install s3fs"):
-        open_data_digest("s3://inaturalist-open-data")
+BUCKET = "inaturalist-open-data"
+DRY_RUN = ("collect", "--source", "open-data", "--tables", f"s3://{BUCKET}", "--dry-run")
+
+
+@pytest.fixture
+def s3(monkeypatch, tmp_path):
+    """A local S3 that a person's environment names, without credentials."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "no such file"))
+    # Otherwise the machine that this runs on is asked for credentials.
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    address, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{address}:{port}")
+    # Connections are kept for later askers, who would find the server of another test.
+    S3FileSystem.clear_instance_cache()
+    yield boto3.client("s3", aws_access_key_id="owner", aws_secret_access_key="secret")
+    requests.post(f"http://{address}:{port}/moto-api/reset", timeout=10)
+    server.stop()
+
+
+def upload(s3, folder: Path, access: str) -> None:
+    s3.create_bucket(Bucket=BUCKET)
+    for file in write_tables(
+        folder, observations=[observation(1, 11)], photos=[photo(1, 1)]
+    ).iterdir():
+        s3.put_object(Bucket=BUCKET, Key=file.name, Body=file.read_bytes(), ACL=access)
+
+
+def test_a_public_bucket_needs_no_credentials(s3, workspace, tmp_path):
+    upload(s3, tmp_path / "tables", "public-read")
+    (workspace.root / "space.csv").write_text("name,taxon\nlynx,Lynx lynx\n")
+    (workspace.root / "cap.toml").write_text('label_space = "space.csv"\n')
+    done = cap(*DRY_RUN, cwd=workspace.root)
+    assert "would ask for up to 1 photos" in done.stdout
+
+
+def test_a_private_bucket_is_read_with_the_credentials_of_the_asker(s3, tmp_path, monkeypatch):
+    upload(s3, tmp_path / "tables", "private")
+    with pytest.raises(CapError, match=r"no taxa\.csv\.gz at s3://.*\(Forbidden\); name"):
+        open_data_digest(f"s3://{BUCKET}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "owner")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    S3FileSystem.clear_instance_cache()
+    assert ids(run(f"s3://{BUCKET}")) == ["1"]
+
+
+def test_the_digest_follows_the_tables_of_a_bucket(s3, tmp_path):
+    upload(s3, tmp_path / "tables", "public-read")
+    before = open_data_digest(f"s3://{BUCKET}")
+    assert open_data_digest(f"s3://{BUCKET}/") == before
+    body = gzip.compress(b"other bytes")
+    s3.put_object(Bucket=BUCKET, Key="photos.csv.gz", Body=body, ACL="public-read")
+    assert open_data_digest(f"s3://{BUCKET}") != before
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "message"),
+    [("http://127.0.0.1:9", "Could not connect to the endpoint"), ("here", "Invalid endpoint")],
+)
+def test_an_s3_server_that_is_not_there_is_named(s3, monkeypatch, endpoint, message):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(CapError, match=rf"no taxa\.csv\.gz at s3://{BUCKET} \({message}"):
+        open_data_digest(f"s3://{BUCKET}")
+
+
+def test_a_bucket_needs_an_extra_and_says_which(workspace):
+    script = "import sys; sys.modules['s3fs'] = None; from pipeline.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *DRY_RUN],
+        cwd=workspace.root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "Error: cannot read s3://inaturalist-open-data: run `pip install "
+        "'counteranimal-pipeline[s3]'`, or put the tables into a folder and name that"
+    )
 
 
 def test_the_digest_follows_the_tables(tmp_path):

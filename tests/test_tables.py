@@ -79,6 +79,38 @@ def test_a_table_against_its_schema_is_refused_with_the_column_named(table, mess
         validate(table, LABELS)
 
 
+KEYS = st.lists(st.tuples(st.text(max_size=2), st.sampled_from(["ann", "bob"])), max_size=8)
+
+
+@given(keys=KEYS)
+def test_validation_sorts_by_the_whole_key_and_refuses_one_that_is_there_twice(keys):
+    rows = [
+        {
+            "photo_id": photo_id,
+            "annotator": annotator,
+            "round": "first",
+            "decision": "keep",
+            "source": "import",
+        }
+        for photo_id, annotator in keys
+    ]
+    table = from_rows(rows, ANNOTATIONS.schema)
+    if len(set(keys)) < len(keys):
+        with pytest.raises(TableError, match="more than once"):
+            validate(table, ANNOTATIONS)
+    else:
+        valid = validate(table, ANNOTATIONS).select(["photo_id", "annotator"]).to_pylist()
+        assert [tuple(row.values()) for row in valid] == sorted(keys)
+
+
+def test_a_table_that_is_sorted_already_is_not_copied():
+    table = validate(labels(*(label(str(number)) for number in range(5))), LABELS)
+    before = pa.total_allocated_bytes()
+    again = validate(table, LABELS)
+    assert pa.total_allocated_bytes() == before
+    assert again.equals(table)
+
+
 def test_tables_of_other_writers_are_brought_to_the_types_of_the_schema():
     table = labels(label("a"), label("b"))
     foreign = table.set_column(0, "photo_id", table["photo_id"].cast(pa.large_string()))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -90,6 +92,49 @@ def test_at_most_200_batches_are_made_however_many_photos_there_are(workspace: W
     assert len(batches) <= 200
     assert {len(batch) % 64 for _, batch in batches[:-1]} == {0}
     assert sum(len(batch) for _, batch in batches) == 1_000_001
+
+
+def in_batches(workspace: Workspace, rows: list[dict[str, object]], unit: int = 10) -> Run:
+    """A run at work on `photos` that has saved its batches, each of `unit` rows."""
+    run = workspace.begin(job(table="photos", stage="collect", source="folder"))
+    for index, batch in run.batches(rows, unit, Progress()):
+        run.save(index, from_rows(batch, PHOTOS.schema))
+    return run
+
+
+@pytest.mark.parametrize("count", [0, 1, 70, 100])
+def test_what_was_saved_comes_back_sorted_with_further_rows_among_it(workspace: Workspace, count):
+    rows = [photo(name, "folder") for name in random.Random(0).sample(ITEMS, len(ITEMS))]
+    saved, further = rows[:count], from_rows(rows[count:], PHOTOS.schema)
+    table = in_batches(workspace, saved).saved(further)
+    assert table.schema == PHOTOS.schema
+    assert table["photo_id"].to_pylist() == sorted(ITEMS)
+
+
+def test_a_batch_cut_short_is_an_error_that_names_it(workspace: Workspace):
+    run = in_batches(workspace, [photo(name, "folder") for name in ITEMS])
+    part = run.folder / "00001.parquet"
+    part.write_bytes(part.read_bytes()[:-20])
+    with pytest.raises(TableError, match=r"00001\.parquet is not a whole Parquet file"):
+        run.saved()
+
+
+def memory_of_a_commit(root: Path) -> tuple[int, int]:
+    """Bytes of a table, and the most that Arrow had in memory while it was made and written."""
+    texts = ("url", "attribution", "creator", "sha256", "path", "observation_id", "taxon")
+    names = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(20_000)]
+    rows = [photo(name, "folder") | dict.fromkeys(texts, name) for name in names]
+    run = in_batches(Workspace(root), rows, unit=1000)
+    table = run.saved()
+    run.commit(table)
+    return table.nbytes, pa.default_memory_pool().max_memory()
+
+
+def test_a_table_is_made_and_written_with_its_rows_in_memory_once(workspace: Workspace):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        size, most = pool.apply(memory_of_a_commit, (workspace.root,))
+    assert size > 10_000_000
+    assert most < 2 * size
 
 
 def test_a_kill_between_table_and_receipt_is_finished_by_the_next_run(workspace: Workspace):

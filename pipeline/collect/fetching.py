@@ -22,22 +22,25 @@ from manifests.errors import PhotoError
 from manifests.photos import PhotoStore, inspect_photo
 from manifests.progress import reason_of
 from manifests.schema import PHOTOS
-from manifests.tables import from_rows
+from manifests.tables import count_by, from_rows
 from pipeline.collect.download import Arrival, Downloader, Politeness, Wanted
-from pipeline.collect.listing import BY_CLASS
 from pipeline.engine import Engine
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
     from manifests.workspace import Run, Workspace
 
-__all__ = ["fetch_listing"]
+__all__ = ["fetch_listing", "split_known"]
 
 _BATCH = 256
 _SMALLEST_SIDE = 32
 """Pixels; what is smaller is a placeholder and no photo."""
 
-_FROM_BYTES = ("sha256", "path", "bytes", "width", "height", "format", "fetched_at")
+_FETCHED = (
+    *("status", "error", "transient"),
+    *("sha256", "path", "bytes", "width", "height", "format", "fetched_at"),
+)
+"""Columns of `photos` that a listing does not know."""
 
 
 def _ingest(arrival: Arrival, store: PhotoStore) -> dict[str, Any]:
@@ -91,19 +94,19 @@ class _OpenBatch:
 class _Fetching:
     """Brings the photos of a run's open batches in, and saves a batch when all of it is there."""
 
-    def __init__(self, run: Run, source: str, downloader: Downloader) -> None:
+    def __init__(self, run: Run, downloader: Downloader) -> None:
         self._run = run
-        self._source = source
         self._downloader = downloader
         self._open: dict[int, _OpenBatch] = {}
         self._batch_of: dict[str, int] = {}
 
     def wanted(self, batches: Sequence[tuple[int, pa.Table]]) -> Iterator[Wanted]:
         """The photos to fetch; a batch is opened when its first photo is asked for."""
+        source = self._run.job.source
         for index, table in batches:
             self._run.begin_batch()
             rows = table.to_pylist()
-            self._open[index] = _OpenBatch([{**row, "source": self._source} for row in rows])
+            self._open[index] = _OpenBatch([{**row, "source": source} for row in rows])
             for row in rows:
                 self._batch_of[row["photo_id"]] = index
                 yield Wanted(row["photo_id"], row["url"])
@@ -123,12 +126,8 @@ class _Fetching:
         return row
 
 
-def _reusable(workspace: Workspace, listing: pa.Table, *, permanent: bool) -> pa.Table:
-    """Rows for the photos of a listing that the workspace has already, by id and address.
-
-    With `permanent`, photos that can never be had are among them.
-    """
-    columns = ["status", "error", "transient", *_FROM_BYTES]
+def _known(workspace: Workspace, *, permanent: bool) -> pa.Table:
+    """Id and address of the photos that the workspace has, and what fetching told of them."""
     known = workspace.read("photos") if workspace.has("photos") else PHOTOS.schema.empty_table()
     if "transient" not in known.column_names:
         known = known.append_column("transient", pa.nulls(known.num_rows, pa.bool_()))
@@ -142,29 +141,53 @@ def _reusable(workspace: Workspace, listing: pa.Table, *, permanent: bool) -> pa
             pc.equal(known["status"], "failed"), pc.invert(pc.fill_null(known["transient"], False))
         )
         good = pc.or_(good, failed)
-    known = known.filter(good).select(["photo_id", "url", *columns])
-    return listing.join(known, ["photo_id", "url"], join_type="inner")
+    return known.select(["photo_id", "url", *_FETCHED]).filter(good)
+
+
+def split_known(
+    workspace: Workspace, listing: pa.Table, source: str, *, permanent: bool
+) -> tuple[pa.Table, pa.Table]:
+    """Rows of `photos` for what the workspace has of a listing, and the listing of the others.
+
+    What it has is told by id and address. With `permanent`, photos that can never be had are among
+    it. Both are in the order of the listing.
+    """
+    known = _known(workspace, permanent=permanent)
+    position = pc.index_in(listing["photo_id"], known["photo_id"].combine_chunks())
+    same = pc.equal(listing["url"], known["url"].take(position))
+    there = pc.fill_null(same, False)
+    ready, found = listing.filter(there), known.take(position.filter(there))
+    columns = {
+        **{name: ready[name] for name in ready.column_names},
+        **{name: found[name] for name in _FETCHED},
+        "source": pa.repeat(source, ready.num_rows),
+    }
+    rows = pa.table([columns[name] for name in PHOTOS.schema.names], schema=PHOTOS.schema)
+    return rows, listing.filter(pc.invert(there))
 
 
 def _counts(table: pa.Table) -> Counter[str]:
-    return Counter(table["class_name"].to_pylist())
+    return Counter(count_by(table, "class_name"))
 
 
 def fetch_listing(
     run: Run,
     listing: pa.Table,
+    ready: pa.Table,
     politeness: Politeness,
     workers: int | None,
     progress: Progress,
-) -> pa.Table:
-    """Rows of `photos` for a listing: fetched, or as the workspace has them.
+) -> None:
+    """Fetch the photos of a listing into the batches of a run.
 
     Parameters
     ----------
     run
-        The run that keeps the batches; of a fresh one, only what failed and may pass is fetched.
+        The run that keeps the batches.
     listing
-        Schema `LISTING`, each photo once.
+        Schema `LISTING`, each photo once, sorted by class and photo.
+    ready
+        Rows of `photos` that need no fetching, for the progress to count.
     politeness
         How hard a host may be asked.
     workers
@@ -177,23 +200,17 @@ def fetch_listing(
     CapError
         If photos cannot be written.
     """
-    source = str(run.job.source)
-    ready = _reusable(run.workspace, listing, permanent=run.fresh)
-    items = listing.join(ready.select(["photo_id"]), "photo_id", join_type="left anti")
-    items = items.sort_by(BY_CLASS)
-    batches = run.open_batches(items, _BATCH)
-    totals = _counts(listing)
+    batches = run.open_batches(listing, _BATCH)
+    totals = _counts(listing) + _counts(ready)
     done = totals - sum((_counts(batch) for _, batch in batches), Counter())
     with (
         Downloader(run.folder / "arrived", politeness, progress.note) as downloader,
         Engine(workers) as engine,
         progress.board("collect", totals, done) as count,
     ):
-        fetching = _Fetching(run, source, downloader)
+        fetching = _Fetching(run, downloader)
         arrivals = downloader.arrivals(fetching.wanted(batches))
         for columns in engine.map(partial(_ingest, store=run.workspace.photos), arrivals):
             row = fetching.add(columns)
             problem = None if row["status"] == "ok" else reason_of(row["error"])
             count(row["class_name"], row.get("bytes") or 0, problem)
-    known = ready.append_column("source", pa.repeat(source, ready.num_rows))
-    return pa.concat_tables([run.saved(), known.select(PHOTOS.schema.names).cast(PHOTOS.schema)])

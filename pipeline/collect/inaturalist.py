@@ -21,6 +21,11 @@ from urllib.parse import urlencode
 import platformdirs
 import pyarrow as pa
 
+# Not where it is used: requests-cache keeps alive whoever was calling when it was imported, and
+# with the callers all tables that they had.
+from pyinaturalist.session import ClientSession, FileLockSQLiteBucket
+from pyrate_limiter import BucketFullException, Limiter, RequestRate
+
 from manifests.errors import CapError, FetchError
 from manifests.fetch import USER_AGENT, explained, local_addresses, refusal
 from manifests.tables import from_rows
@@ -29,8 +34,6 @@ from pipeline.collect.download import retrying
 from pipeline.collect.listing import LISTING, PER_CLASS, choose_diverse
 
 if TYPE_CHECKING:
-    from pyinaturalist.session import ClientSession
-
     from manifests.workspace import Workspace
     from pipeline.parameters import CollectParameters
 
@@ -158,8 +161,6 @@ class Api:
     def _attempt(
         self, path: str, keep: datetime.timedelta, again: bool, query: Mapping[str, Any]
     ) -> dict[str, Any]:
-        from pyrate_limiter import BucketFullException
-
         try:
             with explained():
                 response = self._session.request(
@@ -245,9 +246,6 @@ class Api:
 
 
 def _open_session(requests_per_minute: int, answers: Path) -> ClientSession:
-    from pyinaturalist.session import ClientSession, FileLockSQLiteBucket
-    from pyrate_limiter import Limiter, RequestRate
-
     folder = cache_folder()
     answers.parent.mkdir(parents=True, exist_ok=True)
     # A minute here is a second longer, because requests do not take equally long to arrive.

@@ -8,7 +8,7 @@ is fetched.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -171,32 +171,34 @@ def one_class_each(listing: pa.Table, source: str) -> tuple[pa.Table, pa.Table]:
     A photo cannot be had under two classes, or without an address. One that a class lists twice, by
     two of its taxa, stays once. Sorted by class and photo.
     """
-    listing = listing.sort_by(BY_CLASS)
-    listing = listing.append_column("position", pa.array(range(listing.num_rows), pa.int64()))
-    photos = listing.group_by("photo_id").aggregate(
-        [("position", "min"), ("class_name", "count_distinct"), ("url", "count")]
-    )
-    disputed = pc.greater(photos["class_name_count_distinct"], 1)
-    wrong = pc.or_(disputed, pc.equal(photos["url_count"], 0))
-    askable = photos.filter(pc.invert(wrong)).sort_by("position_min")["position_min"]
-    unanswerable = pc.is_in(listing["photo_id"], photos.filter(wrong)["photo_id"].combine_chunks())
-    failed = _failed_rows(listing.filter(unanswerable).to_pylist(), source)
-    chosen = listing.drop_columns(["position"]).take(askable)
-    return chosen, from_rows(failed, PHOTOS.schema)
-
-
-def _failed_rows(rows: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
-    """One row for each photo that cannot be asked for, with the reason."""
-    by_photo: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_photo.setdefault(row["photo_id"], []).append(row)
+    ids = listing["photo_id"]
+    counts = pc.value_counts(ids)
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    doubtful = pc.or_(pc.is_in(ids, repeated), pc.is_null(listing["url"]))
+    # Only the few rows in doubt are looked at one by one, and the others copied once.
+    order = pc.sort_indices(listing, BY_CLASS)
+    positions = order.filter(doubtful.take(order))
+    by_photo: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    rows = listing.take(positions).to_pylist()
+    for position, row in zip(positions.to_pylist(), rows, strict=True):
+        by_photo.setdefault(row["photo_id"], []).append((position, row))
+    chosen = pc.invert(doubtful).to_numpy()
     failed = []
     for same in by_photo.values():
-        names = sorted({row["class_name"] for row in same})
-        if len(names) > 1:
-            reason = "asked for under two classes: " + " and ".join(names)
+        position, row = same[0]
+        reason = _unaskable([row for _, row in same])
+        if reason is None:
+            chosen[position] = True
         else:
-            reason = "the source gives no address"
-        failure = {"status": "failed", "error": reason, "transient": False}
-        failed.append({**same[0], "source": source, **failure})
-    return failed
+            failure = {"status": "failed", "error": reason, "transient": False}
+            failed.append({**row, "source": source, **failure})
+    askable = order.filter(pa.array(chosen).take(order))
+    return listing.take(askable), from_rows(failed, PHOTOS.schema)
+
+
+def _unaskable(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why a photo with these rows in a listing cannot be asked for, if it cannot."""
+    names = sorted({row["class_name"] for row in rows})
+    if len(names) > 1:
+        return "asked for under two classes: " + " and ".join(names)
+    return None if rows[0]["url"] else "the source gives no address"

@@ -154,8 +154,8 @@ def list_open_data(
     Parameters
     ----------
     place
-        Folder or URL (http, https; s3 with s3fs) with `observations`, `photos`, `taxa` and
-        `observers`, each as `.csv.gz` or `.csv`.
+        Folder or URL (http, https; s3 with the extra `s3`) with `observations`, `photos`, `taxa`
+        and `observers`, each as `.csv.gz` or `.csv`.
     labels
         Label space that knows the taxa of its classes.
     class_indices

@@ -33,13 +33,22 @@ _VERSION = ("size", "mtime", "ETag", "Last-Modified", "LastModified")
 """What local files, web servers and buckets tell of a file that changes when its bytes do."""
 
 
+def _failures(source: AbstractFileSystem) -> tuple[type[Exception], ...]:
+    """What is raised where a file, or a part of it, does not come."""
+    if "s3" not in source.protocol:
+        return (OSError, ValueError, aiohttp.ClientError)
+    from botocore.exceptions import BotoCoreError
+
+    return (OSError, ValueError, aiohttp.ClientError, BotoCoreError)
+
+
 class Place(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     """The tables that lie at one address.
 
     Parameters
     ----------
     address
-        A folder or a URL that fsspec knows (`https://…`; `s3://…` with s3fs).
+        A folder or a URL that fsspec knows (`https://…`; `s3://…` with the extra `s3`).
     tables
         Names of the tables, each there as `<name>.csv.gz` or `<name>.csv`.
 
@@ -49,6 +58,8 @@ class Place(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         File name of each table.
     on_bytes
         Called with the number of bytes just read.
+    failures
+        What is raised where a part of a file does not come.
     failure
         Why a table stopped coming; whoever reads through DuckDB gets no better than its traceback.
 
@@ -69,8 +80,12 @@ class Place(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         try:
             self._source, self._root = fsspec.url_to_fs(self.address)
         except (ImportError, ValueError) as error:
-            msg = f"cannot read {address}: {error}, or put the tables into a folder and name that"
+            cause = str(error)
+            if isinstance(error, ImportError) and self.address.startswith("s3:"):
+                cause = "run `pip install 'counteranimal-pipeline[s3]'`"
+            msg = f"cannot read {address}: {cause}, or put the tables into a folder and name that"
             raise CapError(msg) from error
+        self.failures = _failures(self._source)
         self._infos: dict[str, dict[str, Any]] = {}
         self.files = {table: self._find(table) for table in tables}
 
@@ -78,15 +93,16 @@ class Place(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         return f"{self._root.rstrip('/')}/{name}"
 
     def _find(self, table: str) -> str:
+        cause = ""
         for suffix in _SUFFIXES:
             name = table + suffix
             try:
-                info = self._source.info(self._path(name))
+                info = self._info(name)
             except FileNotFoundError as error:
                 # fsspec says so of a server that does not answer, too; the cause tells.
-                cause = f" ({error.__cause__})" if error.__cause__ else ""
-            except OSError as error:
-                cause = f" ({error.strerror or error})"
+                cause = cause or (f" ({error.__cause__})" if error.__cause__ else "")
+            except self.failures as error:
+                cause = cause or f" ({getattr(error, 'strerror', None) or error})"
             else:
                 if info.get("size") is None:
                     msg = f"{self.address} does not say how large {name} is; download it first"
@@ -98,6 +114,16 @@ class Place(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
             "name the folder or URL with the Open Data tables with --tables"
         )
         raise CapError(msg)
+
+    def _info(self, name: str) -> dict[str, Any]:
+        """What the source tells of a file; a bucket is asked unsigned where there are no keys."""
+        try:
+            return dict(self._source.info(self._path(name)))
+        except self.failures as error:
+            if type(error).__name__ != "NoCredentialsError":
+                raise
+        self._source, self._root = fsspec.url_to_fs(self.address, anon=True)
+        return dict(self._source.info(self._path(name)))
 
     @property
     def digest(self) -> str:
@@ -147,7 +173,7 @@ class _TableFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no t
                     "download the tables into a folder and name that with --tables"
                 )
                 raise CapError(msg) from error
-            except (OSError, aiohttp.ClientError) as error:
+            except self.fs.failures as error:
                 failure = error
             if wait is not None:
                 time.sleep(wait)

@@ -71,15 +71,14 @@ def _licenses_now(observations: Mapping[str, Mapping[str, Any]]) -> dict[str, st
     }
 
 
-def _ask_api(
-    run: Run, rows: Sequence[dict[str, Any]], parameters: CollectParameters, progress: Progress
-) -> None:
+def _ask_api(run: Run, photos: pa.Table, parameters: CollectParameters, progress: Progress) -> None:
     allowed = allowed_licenses(parameters.licenses)
+    batch: pa.Table
     with open_api(run.workspace, parameters) as api:
-        for index, batch in run.batches(rows, IDS_PER_REQUEST, progress):
+        for index, batch in run.batches(photos, IDS_PER_REQUEST, progress):
             fresh = []
             for start in range(0, len(batch), IDS_PER_REQUEST):
-                part = batch[start : start + IDS_PER_REQUEST]
+                part = batch[start : start + IDS_PER_REQUEST].to_pylist()
                 wanted = sorted({row["observation_id"] for row in part})
                 now = _licenses_now(api.by_id(wanted))
                 fresh += [checked(row, now.get(row["photo_id"]), allowed) for row in part]
@@ -87,15 +86,16 @@ def _ask_api(
 
 
 def _ask_tables(
-    run: Run, rows: Sequence[dict[str, Any]], parameters: CollectParameters, progress: Progress
+    run: Run, photos: pa.Table, parameters: CollectParameters, progress: Progress
 ) -> None:
     from pipeline.collect.open_data import open_data_licenses
 
     allowed = allowed_licenses(parameters.licenses)
-    ids = [row["photo_id"] for row in rows]
+    batch: pa.Table
+    ids = photos["photo_id"].to_pylist()
     now = open_data_licenses(parameters.tables, ids, run.folder, progress)
-    for index, batch in run.batches(rows, IDS_PER_REQUEST, progress):
-        fresh = [checked(row, now.get(row["photo_id"]), allowed) for row in batch]
+    for index, batch in run.batches(photos, IDS_PER_REQUEST, progress):
+        fresh = [checked(row, now.get(row["photo_id"]), allowed) for row in batch.to_pylist()]
         run.save(index, from_rows(fresh, PHOTOS.schema))
 
 
@@ -125,19 +125,17 @@ def refresh(workspace: Workspace, parameters: CollectParameters, progress: Progr
     run = workspace.begin(job)
     if run.fresh:
         run.start()
-    photos = workspace.read("photos")
-    own = photos.filter(pc.equal(photos["source"], source))
+    own = workspace.read("photos", source)
     there = pc.equal(own["status"], "ok")
     before = own.filter(there)
     ask = _ask_api if source == "inaturalist" else _ask_tables
-    ask(run, before.to_pylist(), parameters, progress)
+    ask(run, before, parameters, progress)
     after = run.saved()
     run.commit(pa.concat_tables([own.filter(pc.invert(there)), after]))
     return _outcome(before, after)
 
 
 def _outcome(before: pa.Table, after: pa.Table) -> Outcome:
-    after = after.sort_by("photo_id")
     lost = Counter(map(reason_of, after["error"].drop_null().to_pylist()))
     relicensed = pc.sum(pc.not_equal(before["license"], after["license"]), min_count=0).as_py()
     kept = relicensed - lost[CHANGED]

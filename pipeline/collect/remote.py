@@ -28,9 +28,9 @@ from manifests.progress import reason_of, tell_problems
 from manifests.schema import PHOTOS
 from manifests.tables import replacing
 from manifests.vocabulary import Taxon, allowed_licenses
-from manifests.workspace import Job, Outcome, Workspace
+from manifests.workspace import Job, Outcome, Run, Workspace
 from pipeline.collect.download import Politeness
-from pipeline.collect.fetching import fetch_listing
+from pipeline.collect.fetching import fetch_listing, split_known
 from pipeline.collect.inaturalist import (
     Api,
     Query,
@@ -40,6 +40,7 @@ from pipeline.collect.inaturalist import (
     open_api,
 )
 from pipeline.collect.listing import (
+    BY_CLASS,
     LISTING,
     PER_CLASS,
     ListedClass,
@@ -268,13 +269,40 @@ def _politeness(parameters: CollectParameters) -> Politeness:
     )
 
 
-def _retryable(workspace: Workspace, source: str) -> pa.Table | None:
-    """The source's rows, if some of them failed for a reason that may pass."""
-    photos = workspace.read("photos")
-    own = photos.filter(pc.equal(photos["source"], source))
+def _settled(workspace: Workspace, source: str) -> Outcome | None:
+    """The outcome of rows that are there already, unless some failed for a reason that may pass."""
+    own = workspace.read("photos", source)
     if "transient" in own.column_names and pc.any(own["transient"], min_count=0).as_py():
-        return own
-    return None
+        return None
+    return _outcome(own, source, fresh=True)
+
+
+def _asked(
+    run: Run, classes: Sequence[ListedClass], parameters: CollectParameters, progress: Progress
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """What is asked for: rows that are there, rows of what cannot be had, the others' listing.
+
+    Of a table that is there already, only what failed and may pass is left.
+    """
+    workspace, source = run.workspace, parameters.source
+    failed = PHOTOS.schema.empty_table()
+    if run.fresh:
+        listing = workspace.read("photos", source).select(LISTING.names).sort_by(BY_CLASS)
+    else:
+        make = list_inaturalist if source == "inaturalist" else list_open_data_photos
+        listing = make(workspace, run.folder, classes, parameters, progress)
+        listing, failed = one_class_each(listing, source)
+    ready, missing = split_known(workspace, listing, source, permanent=run.fresh)
+    return ready, failed, missing
+
+
+def _fetch(
+    run: Run, classes: Sequence[ListedClass], parameters: CollectParameters, progress: Progress
+) -> pa.Table:
+    """Bring what is missing into the batches of the run; gives the rows that need no fetching."""
+    ready, failed, missing = _asked(run, classes, parameters, progress)
+    fetch_listing(run, missing, ready, _politeness(parameters), parameters.workers, progress)
+    return pa.concat_tables([ready, failed])
 
 
 def collect_remote(
@@ -288,20 +316,13 @@ def collect_remote(
     if parameters.dry_run:
         return dry_run(workspace, classes, parameters, progress)
     run = workspace.begin(_job(workspace, classes, parameters))
-    failed = PHOTOS.schema.empty_table()
     if run.fresh:
-        own = _retryable(workspace, parameters.source)
-        if own is None:
-            return _outcome(workspace, parameters.source, fresh=True)
+        if (settled := _settled(workspace, parameters.source)) is not None:
+            return settled
         run.start()
-        listing = own.select(LISTING.names)
-    else:
-        make = list_inaturalist if parameters.source == "inaturalist" else list_open_data_photos
-        listing = make(workspace, run.folder, classes, parameters, progress)
-        listing, failed = one_class_each(listing, parameters.source)
-    rows = fetch_listing(run, listing, _politeness(parameters), parameters.workers, progress)
-    run.commit(pa.concat_tables([rows, failed]))
-    return _outcome(workspace, parameters.source, fresh=False)
+    rows = run.saved(_fetch(run, classes, parameters, progress))
+    run.commit(rows)
+    return _outcome(rows, parameters.source, fresh=False)
 
 
 def _job(
@@ -326,13 +347,12 @@ def _job(
     )
 
 
-def _outcome(workspace: Workspace, source: str, *, fresh: bool) -> Outcome:
-    photos = workspace.read("photos")
-    own = photos.filter(pc.equal(photos["source"], source))
+def _outcome(own: pa.Table, source: str, *, fresh: bool) -> Outcome:
+    """What there is of a source, by its rows."""
     failed = own.filter(pc.equal(own["status"], "failed"))
     problems = Counter(map(reason_of, failed["error"].to_pylist()))
     again = pc.sum(failed["transient"]).as_py() or 0
-    classes = len(set(own["class_name"].to_pylist()))
+    classes = pc.count_distinct(own["class_name"]).as_py()
     plural = "class" if classes == 1 else "classes"
     text = f"{own.num_rows - failed.num_rows} photos of {classes} {plural}"
     if failed.num_rows:
