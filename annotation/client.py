@@ -44,7 +44,8 @@ _TITLE_AT_MOST = 50
 _PROJECT_FIELDS = "id,title,description,label_config,maximum_annotations"
 _TASK_FIELDS = "id,data,total_annotations,cancelled_annotations"
 _ANSWER_FIELDS = (
-    "id,annotations,result,completed_by,was_cancelled,lead_time,created_at,parent_prediction"
+    # The fields of the answers must be named beside those of their tasks.
+    "id,annotations,result,completed_by,was_cancelled,lead_time,created_at,updated_at"
 )
 
 

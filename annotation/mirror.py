@@ -72,12 +72,15 @@ class Mirror:
         Tasks by the server's id.
     in_flight
         Digests of photos that were being sent when the mirror was last saved.
+    sent_above
+        Tasks with a higher id were sent since the last refresh; None where none were.
     """
 
     file: Path
     seen_until: datetime.datetime | None = None
     tasks: dict[int, MirroredTask] = field(default_factory=dict)
     in_flight: tuple[str, ...] = ()
+    sent_above: int | None = None
 
     @classmethod
     def load(cls, folder: Path, uid: str) -> Mirror:
@@ -90,6 +93,7 @@ class Mirror:
                 datetime.datetime.fromisoformat(kept["seen_until"]) if kept["seen_until"] else None,
                 {int(key): MirroredTask(**value) for key, value in kept["tasks"].items()},
                 tuple(kept["in_flight"]),
+                kept["sent_above"],
             )
         except FileNotFoundError:
             return cls(file)
@@ -103,16 +107,20 @@ class Mirror:
             "seen_until": self.seen_until.isoformat() if self.seen_until else None,
             "tasks": {str(key): vars(task) for key, task in self.tasks.items()},
             "in_flight": self.in_flight,
+            "sent_above": self.sent_above,
         }
         write_bytes(self.file, json.dumps(kept).encode())
 
     def refresh(self, client: Client, project: Project) -> None:
         """Take in what has changed on the server, and save."""
         until = client.clock() - _OVERLAP
-        changed = list(client.tasks(project, self.seen_until))
+        changed = list(client.tasks(project, self.seen_until, self.sent_above))
         self._take(changed)
         for skips in (False, True):
-            if any(task.skips if skips else task.answers for task in changed):
+            # Of tasks just sent nothing but answers can be new.
+            if self.sent_above is not None or any(
+                task.skips if skips else task.answers for task in changed
+            ):
                 self._hear(client.answers(project, self.seen_until, skips=skips))
         counts = client.counts(project)
         if counts.tasks != len(self.tasks):
@@ -126,23 +134,21 @@ class Mirror:
             for skips in (False, True):
                 self._hear(client.answers(project, None, skips=skips))
         self.seen_until = until
+        self.sent_above = None
+        self.save()
+
+    def begin_sending(self, client: Client, digests: tuple[str, ...]) -> None:
+        """Note, and save, that these photos are on their way."""
+        if self.seen_until is None:
+            self.seen_until = client.clock() - _OVERLAP
+        if self.sent_above is None:
+            self.sent_above = max(self.tasks, default=0)
+        self.in_flight = digests
         self.save()
 
     def add(self, key: int, task: MirroredTask) -> None:
         """Note a task that was just sent."""
         self.tasks[key] = task
-
-    def catch_up(self, client: Client, project: Project, newest: int) -> None:
-        """After sending: take in what changed meanwhile in tasks up to the id `newest`, and save.
-
-        Tasks with a higher id are those just sent; of them only answers are asked for.
-        """
-        until = client.clock() - _OVERLAP
-        self._take(client.tasks(project, self.seen_until, newest))
-        for skips in (False, True):
-            self._hear(client.answers(project, self.seen_until, skips=skips))
-        self.seen_until = until
-        self.save()
 
     def _take(self, tasks: Iterable[RawTask]) -> None:
         for task in tasks:

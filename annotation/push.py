@@ -353,7 +353,6 @@ class _Sending:
         return {batch: candidates for batch, candidates in kept.items() if candidates}
 
     def _send(self, project: Project, mirror: Mirror, questions: Sequence[Question]) -> int:
-        newest = max(mirror.tasks, default=0)
         sent = 0
         label = f"sending to {project.title!r}"
         with self.progress.task(label, len(questions)) as advance:
@@ -368,12 +367,11 @@ class _Sending:
         if any(question.candidate.suggested for question in questions):
             self.client.name_suggestions(project, "suggestion")
         mirror.in_flight = ()
-        mirror.catch_up(self.client, project, newest)
+        mirror.save()
         return sent
 
     def _send_lot(self, project: Project, mirror: Mirror, lot: Sequence[Question]) -> None:
-        mirror.in_flight = tuple(question.candidate.sha256 for question in lot)
-        mirror.save()
+        mirror.begin_sending(self.client, tuple(q.candidate.sha256 for q in lot))
         keys = self.client.import_tasks(project, [task_of(question) for question in lot])
         for key, question in zip(keys, lot, strict=True):
             candidate = question.candidate

@@ -29,7 +29,7 @@ from manifests.workspace import Workspace
 
 IMAGES = Path(__file__).parent / "images"
 SIZE = {"width": 1280, "height": 720}
-COLOURS = 128
+COLOURS = 256
 
 
 def cap(root: Path, *arguments: str) -> str:

@@ -412,8 +412,8 @@ def _labels_there(root: click.Context) -> bool:
     click.echo(
         "annotate: the photos have no labels yet. Start `cap annotate serve`, set the two "
         "variables that it tells, and run `cap run` again: it sends the photos to Label Studio. "
-        "Or tag the background of each kept photo in a file with the columns photo_id and "
-        "background, and name it under [annotate.import] in cap.toml"
+        "Tags that exist already go into a file with the columns photo_id and background; name "
+        "it under [annotate.import] in cap.toml"
     )
     return False
 

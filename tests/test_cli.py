@@ -199,7 +199,7 @@ def test_run_stops_at_annotate_and_says_what_people_must_do(workspace, animals):
     (workspace.root / "cap.toml").write_text('[collect]\nroot = "../animals"\n')
     cap("run", "--to", "dedup", cwd=workspace.root)
     done = cap("run", "--from", "annotate", cwd=workspace.root)
-    assert "Tag the background of each kept photo" in done.stdout
+    assert "Tags that exist already go into a file" in done.stdout
     again = cap("run", "--to", "dedup", cwd=workspace.root)
     assert again.stdout.count("up to date, skipped") == 2
 
