@@ -41,6 +41,7 @@ from annotation.screen import PHOTO, Screen, labelling_screen
 from annotation.server import photo_root
 from manifests.errors import CapError, PhotoError
 from manifests.kept import kept_photos
+from manifests.tables import write_bytes
 from manifests.workspace import Outcome
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def workspace_id(workspace: Workspace) -> str:
     """Random id by which projects on a server are known to be this workspace's."""
     file = workspace.root / "label-studio" / "workspace-id"
     if not file.is_file():
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(new_uid() + "\n", "utf-8")
+        write_bytes(file, f"{new_uid()}\n".encode())
     return file.read_text("utf-8").strip()
 
 

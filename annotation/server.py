@@ -15,10 +15,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import types
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ __all__ = ["Owner", "Server", "photo_root", "serve"]
 
 _START_SECONDS = 180.0
 _STOP_SECONDS = 15.0
+_OWNER = "owner.json"
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,14 @@ class Owner:
         return cls(
             email=os.environ.get("LABEL_STUDIO_USERNAME", "owner@localhost.localdomain"),
             password=os.environ.get("LABEL_STUDIO_PASSWORD") or secrets.token_urlsafe(12),
-            token=os.environ.get("LABEL_STUDIO_API_KEY") or secrets.token_hex(20),
+            token=_chosen_token() or secrets.token_hex(20),
         )
+
+
+def _chosen_token() -> str | None:
+    """The token in LABEL_STUDIO_API_KEY; a personal access token belongs to another server."""
+    token = os.environ.get("LABEL_STUDIO_API_KEY")
+    return token if token and "." not in token else None
 
 
 def _folder(workspace_root: Path) -> Path:
@@ -106,15 +114,17 @@ class Server:
         return self.folder / "server.log"
 
     @property
-    def _about(self) -> Path:
-        return self.folder / "owner.json"
+    def data(self) -> Path:
+        """Label Studio's data folder: its database, which holds the answers."""
+        return self.folder / "data"
 
     @property
-    def owner_email(self) -> str | None:
-        """Who was made the owner; None before the first start."""
-        if not self._about.is_file():
-            return None
-        return str(json.loads(self._about.read_text("utf-8"))["owner"])
+    def owner_email(self) -> str:
+        """Who was made the owner when the database was made."""
+        about = self.data / _OWNER
+        if not about.is_file():
+            return "its owner"
+        return str(json.loads(about.read_text("utf-8"))["owner"])
 
     def set_up(self, owner: Owner) -> None:
         """Copy the empty database, lay the way to the photos, and make the owner.
@@ -124,29 +134,22 @@ class Server:
         CapError
             If the owner's e-mail address or password is not accepted.
         """
-        data = self.folder / "data"
         files = photo_root(self._root)
         files.parent.mkdir(parents=True, exist_ok=True)
         (self._root / "photos").mkdir(exist_ok=True)
         if not files.is_symlink():
             files.symlink_to(Path("..") / ".." / "photos", target_is_directory=True)
-        if self.owner_email is not None:
+        if self.data.exists():
             return
-        shutil.rmtree(data, ignore_errors=True)
-        shutil.copytree(self._environment.database, data)
-        # An owner given by variables is not seen by others in the list of processes.
-        done = subprocess.run(  # noqa: S603
-            [str(self._environment.executable), "init", "-q", "--data-dir", str(data)],
-            env=self._variables(owner),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            msg = f"Label Studio could not make its owner {owner.email}:\n{done.stderr[-600:]}"
-            raise CapError(msg)
-        self._about.write_text(json.dumps({"owner": owner.email}) + "\n", "utf-8")
+        # The folder gets its name when all is in it: one that is there is never made again.
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            made = Path(name) / "data"
+            shutil.copytree(self._environment.database, made)
+            # An owner given by variables is not seen by others in the list of processes.
+            what = f"make its owner {owner.email}"
+            self._call(("init", "-q", "--data-dir", str(made)), self._variables(made, owner), what)
+            (made / _OWNER).write_text(json.dumps({"owner": owner.email}) + "\n", "utf-8")
+            made.rename(self.data)
 
     def reset_password(self, password: str) -> None:
         """Give the owner another password.
@@ -156,26 +159,27 @@ class Server:
         CapError
             If Label Studio does not accept it.
         """
-        email = str(self.owner_email)
+        email = self.owner_email
+        command = ("reset_password", "--username", email, "--password", password)
+        self._call(command, self._variables(self.data), f"change the password of {email}")
+
+    def _call(self, command: Sequence[str], variables: dict[str, str], what: str) -> None:
+        """Let the installed Label Studio do one thing, and wait for its end."""
         done = subprocess.run(  # noqa: S603
-            [
-                str(self._environment.executable),
-                "reset_password",
-                *("--username", email, "--password", password),
-            ],
-            env=self._variables(None),
+            [str(self._environment.executable), *command],
+            env=variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            msg = f"the password of {email} could not be changed:\n{done.stderr[-600:]}"
+            msg = f"Label Studio could not {what}:\n{done.stderr.strip()[-600:]}"
             raise CapError(msg)
 
-    def _variables(self, owner: Owner | None) -> dict[str, str]:
+    def _variables(self, data: Path, owner: Owner | None = None) -> dict[str, str]:
         variables = clean_variables() | {
-            "LABEL_STUDIO_BASE_DATA_DIR": str(self.folder / "data"),
+            "LABEL_STUDIO_BASE_DATA_DIR": str(data),
             "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
             "LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true",
             "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
@@ -213,7 +217,7 @@ class Server:
                     *("start", "--no-browser", "--internal-host", "127.0.0.1"),
                     *("--port", str(self.port)),
                 ],
-                env=self._variables(None),
+                env=self._variables(self.data),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -309,7 +313,7 @@ def serve(workspace: Workspace, parameters: ServeParameters, progress: Progress)
     environment.prepare(progress)
     owner = Owner.from_environment()
     server = Server(workspace.root, parameters.port, environment)
-    first = server.owner_email is None
+    first = not server.data.exists()
     server.set_up(owner)
     if parameters.new_password and not first:
         server.reset_password(owner.password)
@@ -341,7 +345,7 @@ def _greeting(server: Server, owner: Owner, *, first: bool, renewed: bool) -> li
         )
     lines.append("for `cap annotate push` and `pull`, in another terminal:")
     lines.append(f"  export LABEL_STUDIO_URL={server.url}")
-    if first and "LABEL_STUDIO_API_KEY" not in os.environ:
+    if first and _chosen_token() is None:
         lines.append(f"  export LABEL_STUDIO_API_KEY={owner.token}   (told once, too)")
     else:
         lines.append("  export LABEL_STUDIO_API_KEY=…   (as before; the account page shows it)")
