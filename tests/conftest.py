@@ -170,12 +170,11 @@ def open_office(environment: Environment, root: Path) -> Iterator[Office]:
     owner = Owner("owner@example.com", PASSWORD, secrets.token_hex(20))
     server = Server(root, free_port(), environment)
     server.set_up(owner)
-    with server, httpx.Client(timeout=60) as http:
-        os.environ["LABEL_STUDIO_URL"] = server.url
-        os.environ["LABEL_STUDIO_API_KEY"] = owner.token
+    with server, httpx.Client(timeout=60) as http, pytest.MonkeyPatch.context() as variables:
+        variables.setenv("LABEL_STUDIO_URL", server.url)
+        variables.setenv("LABEL_STUDIO_API_KEY", owner.token)
         person = Person(server.url, owner.email, owner.token, http)
         yield Office(server.url, person, root, http, server)
-    del os.environ["LABEL_STUDIO_URL"], os.environ["LABEL_STUDIO_API_KEY"]
 
 
 @pytest.fixture(scope="module")
