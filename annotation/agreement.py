@@ -36,6 +36,7 @@ from annotation.suggestions import (
     Seconds,
     acceptance,
     anchoring,
+    predicted_backgrounds,
     seconds,
     withheld,
 )
@@ -243,33 +244,6 @@ def measure(
     )
 
 
-def _predicted(workspace: Workspace, run: str) -> dict[str, str]:
-    """The background that a run predicts for each photo.
-
-    Raises
-    ------
-    CapError
-        If there is no such run, or it chose from another label space.
-    """
-    if run not in workspace.runs():
-        known = ", ".join(workspace.runs()) or "none"
-        msg = (
-            f"there is no scoring run {run!r} (there are: {known}); name the run whose predictions "
-            "were suggested, made by `cap score --label-space backgrounds`"
-        )
-        raise CapError(msg)
-    said = ["photo_id", "status", "label_space", "predicted_name"]
-    rows = workspace.read(f"predictions/{run}").select(said).to_pylist()
-    spaces = {row["label_space"] for row in rows}
-    if spaces - {"backgrounds"}:
-        msg = (
-            f"the run {run} chose from {', '.join(sorted(spaces))}; suggestions come from a run of "
-            "`cap score --label-space backgrounds`"
-        )
-        raise CapError(msg)
-    return {row["photo_id"]: row["predicted_name"] for row in rows if row["status"] == "ok"}
-
-
 def agreement(workspace: Workspace, parameters: AgreementParameters, progress: Progress) -> Outcome:
     """Measure the agreement of the annotators, and write it to `results/agreement.json`."""
     del progress
@@ -284,7 +258,7 @@ def agreement(workspace: Workspace, parameters: AgreementParameters, progress: P
         annotations,
         dict(zip(ids, names, strict=True)),
         run,
-        _predicted(workspace, run) if run is not None else {},
+        predicted_backgrounds(workspace, run) if run is not None else {},
         Bootstrap(parameters.resamples, parameters.seed),
     )
     tables = ["annotations", "photos", *([f"predictions/{run}"] if run is not None else [])]

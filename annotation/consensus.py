@@ -8,7 +8,7 @@ such a majority stays unsettled. Who skips a photo has not decided.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -66,23 +66,24 @@ def _settled_by(decided: Sequence[Answer], *, adjudicated: bool) -> str:
     return "import" if decided[0]["source"].startswith("import:") else "single"
 
 
+def _by_photo(annotations: pa.Table) -> Iterator[tuple[str, list[Answer]]]:
+    rows = sorted(annotations.to_pylist(), key=itemgetter("photo_id", "round", "annotator"))
+    for photo_id, answers in groupby(rows, key=itemgetter("photo_id")):
+        yield photo_id, list(answers)
+
+
 def settle(annotations: pa.Table) -> list[Answer]:
     """Rows of `labels` for the photos that the annotations settle, by photo_id."""
-    rows = sorted(annotations.to_pylist(), key=itemgetter("photo_id", "round", "annotator"))
-    settled = (
-        _settle_photo(photo_id, list(answers))
-        for photo_id, answers in groupby(rows, key=itemgetter("photo_id"))
-    )
+    settled = (_settle_photo(photo_id, answers) for photo_id, answers in _by_photo(annotations))
     return [label for label in settled if label is not None]
 
 
 def disputed(annotations: pa.Table) -> dict[str, list[Answer]]:
     """Answers by photo_id, where two people or more decided and nothing settles it."""
-    settled = {label["photo_id"] for label in settle(annotations)}
-    rows = sorted(annotations.to_pylist(), key=itemgetter("photo_id", "round", "annotator"))
     found = {}
-    for photo_id, group in groupby(rows, key=itemgetter("photo_id")):
-        decided = [answer for answer in group if answer["decision"] != "skip"]
-        if photo_id not in settled and len({answer["annotator"] for answer in decided}) > 1:
+    for photo_id, answers in _by_photo(annotations):
+        decided = [answer for answer in answers if answer["decision"] != "skip"]
+        people = {answer["annotator"] for answer in decided}
+        if len(people) > 1 and _settle_photo(photo_id, answers) is None:
             found[photo_id] = decided
     return found

@@ -95,9 +95,7 @@ class Mirror:
                 tuple(kept["in_flight"]),
                 kept["sent_above"],
             )
-        except FileNotFoundError:
-            return cls(file)
-        except (ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             # It is only a copy: the server has all of it.
             return cls(file)
 

@@ -8,7 +8,7 @@ and one of each lot as an annotator would see it.
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ from annotation.consensus import NONE_FITS, disputed
 from annotation.mirror import Mirror, MirroredTask
 from annotation.screen import PHOTO, Screen, labelling_screen
 from annotation.server import photo_root
+from annotation.suggestions import predicted_backgrounds
 from manifests.errors import CapError, PhotoError
 from manifests.kept import kept_photos
 from manifests.tables import write_bytes
@@ -53,6 +54,9 @@ __all__ = ["LOT", "Question", "mirror_folder", "push", "task_of", "workspace_id"
 
 LOT = 1000
 """Photos sent at a time; the server takes all of them or none."""
+
+_SUGGESTION = "suggestion"
+"""What Label Studio calls a version of a model; the page opens with its predictions."""
 
 _LANDING_SECONDS = 10.0
 """A lot that was on its way when the command was stopped is there by then, or never."""
@@ -99,7 +103,7 @@ def task_of(question: Question) -> dict[str, Any]:
         data["hint"] = f"Suggested: {candidate.suggested}. Enter takes it, another key changes it"
         task["predictions"] = [
             {
-                "model_version": "suggestion",
+                "model_version": _SUGGESTION,
                 "result": [
                     _chosen("decision", "keep"),
                     _chosen("background", candidate.suggested),
@@ -149,28 +153,6 @@ def _check(parameters: PushParameters) -> None:
         raise CapError(msg)
 
 
-def _suggestions(workspace: Workspace, parameters: PushParameters) -> dict[str, str]:
-    """Suggested background by photo_id."""
-    name = parameters.suggest
-    if name is None:
-        return {}
-    fitting = [
-        run
-        for run in workspace.runs()
-        if "backgrounds" in workspace.read(f"predictions/{run}")["label_space"].unique().to_pylist()
-    ]
-    if name not in fitting:
-        known = ", ".join(fitting) or "none yet"
-        msg = (
-            f"{name} is no scoring run over backgrounds; those are: {known}. "
-            "`cap score --label-space backgrounds --model SPEC` makes one"
-        )
-        raise CapError(msg)
-    table = workspace.read(f"predictions/{name}")
-    told = table.filter(pc.equal(table["status"], "ok"))
-    return dict(zip(told["photo_id"].to_pylist(), told["predicted_name"].to_pylist(), strict=True))
-
-
 def _candidates(
     workspace: Workspace, parameters: PushParameters
 ) -> tuple[list[Question], list[tuple[int, str]]]:
@@ -186,7 +168,9 @@ def _candidates(
     dispute: Mapping[str, Sequence[Mapping[str, Any]]] = {}
     if parameters.adjudicate:
         dispute = disputed(workspace.read("annotations"))
-    suggestions = {} if parameters.adjudicate else _suggestions(workspace, parameters)
+    suggestions: Mapping[str, str] = {}
+    if parameters.suggest is not None and not parameters.adjudicate:
+        suggestions = predicted_backgrounds(workspace, parameters.suggest)
     definitions = workspace.label_space.definitions
     have: list[tuple[int, str]] = []
     asked: list[Question] = []
@@ -246,7 +230,7 @@ class _Sending:
         self.screen = screen
         self.progress = progress
         self.round = "adjudication" if parameters.adjudicate else "first"
-        self.unreadable: Counter[str] = Counter()
+        self.unreadable = 0
 
     def run(self, questions: Sequence[Question], have: Sequence[tuple[int, str]]) -> Outcome:
         parameters = self.parameters
@@ -346,7 +330,7 @@ class _Sending:
         left = self.parameters.limit
         if left is None:
             return dict(given)
-        kept: defaultdict[str, list[Candidate]] = defaultdict(list)
+        kept = {}
         for batch, candidates in given.items():
             kept[batch] = candidates[:left]
             left -= len(kept[batch])
@@ -365,7 +349,7 @@ class _Sending:
                 sent += len(lot)
                 advance(len(asked))
         if any(question.candidate.suggested for question in questions):
-            self.client.name_suggestions(project, "suggestion")
+            self.client.name_suggestions(project, _SUGGESTION)
         mirror.in_flight = ()
         mirror.save()
         return sent
@@ -378,12 +362,12 @@ class _Sending:
             mirror.add(key, MirroredTask(candidate.sha256, candidate.photo_id, candidate.suggested))
 
     def _readable(self, questions: Sequence[Question]) -> Iterator[Question]:
-        """Those whose stored photo is whole; the others are counted, with the reason."""
+        """Those whose stored photo is whole; the others are told, with the reason, and counted."""
         for question in questions:
             try:
                 self.workspace.photos.read(question.candidate.path, question.candidate.sha256)
             except PhotoError as error:
-                self.unreadable[f"{error}"] += 1
+                self.unreadable += 1
                 self.progress.note(f"not sent: {question.candidate.photo_id} {error}")
             else:
                 yield question
@@ -404,14 +388,14 @@ class _Sending:
         what = "photos in dispute" if self.parameters.adjudicate else "photos that need people"
         text = f"{total} photos sent; {asked} {what}"
         if self.unreadable:
-            text += f", {self.unreadable.total()} could not be read and were not sent"
+            text += f", {self.unreadable} could not be read and were not sent"
         if not total:
             text += ", all of them there already" if asked and not self.unreadable else ""
         lines.append(f"  people sign in at {self.client.address.url}")
         facts = {
             "sent": total,
             "asked": asked,
-            "unreadable": self.unreadable.total(),
+            "unreadable": self.unreadable,
             "projects": dict(sent),
         }
         return Outcome("annotate push", "\n".join([text, *lines]), facts, not total)

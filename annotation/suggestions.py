@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from manifests.errors import CapError
 from manifests.metrics import newcombe, wilson
+
+if TYPE_CHECKING:
+    from manifests.workspace import Workspace
 
 __all__ = [
     "Acceptance",
@@ -23,6 +27,7 @@ __all__ = [
     "Share",
     "acceptance",
     "anchoring",
+    "predicted_backgrounds",
     "seconds",
     "withheld",
 ]
@@ -175,3 +180,30 @@ def seconds(answers: Iterable[Answer]) -> Seconds:
         return Seconds(0)
     lower, median, upper = np.quantile(taken, [0.25, 0.5, 0.75]).tolist()
     return Seconds(len(taken), lower, median, upper)
+
+
+def predicted_backgrounds(workspace: Workspace, run: str) -> dict[str, str]:
+    """The background that a run predicts for each photo.
+
+    Raises
+    ------
+    CapError
+        If there is no such run, or it chose from another label space.
+    """
+    if run not in workspace.runs():
+        known = ", ".join(workspace.runs()) or "none"
+        msg = (
+            f"there is no scoring run {run!r} (there are: {known}); name the run whose predictions "
+            "were suggested, made by `cap score --label-space backgrounds`"
+        )
+        raise CapError(msg)
+    said = ["photo_id", "status", "label_space", "predicted_name"]
+    rows = workspace.read(f"predictions/{run}").select(said).to_pylist()
+    spaces = {row["label_space"] for row in rows}
+    if spaces - {"backgrounds"}:
+        msg = (
+            f"the run {run} chose from {', '.join(sorted(spaces))}; suggestions come from a run of "
+            "`cap score --label-space backgrounds`"
+        )
+        raise CapError(msg)
+    return {row["photo_id"]: row["predicted_name"] for row in rows if row["status"] == "ok"}

@@ -158,8 +158,10 @@ ANNOTATIONS = TableSchema(
             _column("seconds", pa.float64(), "time spent on the photo, in seconds"),
             _column("created_at", _TIME, "when the answer was first given"),
             _column("updated_at", _TIME, "when the answer was last changed"),
-            _required("source", pa.string(), "`import:<file name>` or the annotation project"),
-            _column("source_id", pa.string(), "line of the file, or the project's annotation id"),
+            _required("source", pa.string(), "`import:<file name>` or `label-studio`"),
+            _column(
+                "source_id", pa.string(), "line of the file, or `<project>/<answer>` on the server"
+            ),
             _column("config_version", pa.string(), "version of the labelling screen"),
             _column("suggested_background", pa.string(), "background that the screen suggested"),
             _column("suggestion_accepted", pa.bool_(), "whether the suggestion was taken"),

@@ -52,8 +52,8 @@ State = Literal["missing", "fresh", "external", "unfinished"]
 _WRITERS = {
     "photos": "cap collect",
     "duplicates": "cap dedup",
-    "annotations": "cap annotate import FILE",
-    "labels": "cap annotate import FILE",
+    "annotations": "cap annotate import FILE` or `cap annotate pull",
+    "labels": "cap annotate import FILE` or `cap annotate pull",
     "predictions": "cap score --model SPEC",
     "groups": "cap split",
     "pairs": "cap split",

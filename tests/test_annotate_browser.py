@@ -135,6 +135,8 @@ def test_a_photo_without_a_background_or_a_reason_is_not_submitted(office, study
         owner.page.get_by_text(message).wait_for()
         owner.page.get_by_role("button", name="OK").click()
         owner.page.get_by_text(message).wait_for(state="hidden")
+    office.pull(study)
+    assert not study.read("annotations").num_rows
 
 
 def test_definitions_are_one_key_away_and_change_no_answer(office, study, owner):

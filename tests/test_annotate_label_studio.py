@@ -320,6 +320,15 @@ def test_a_share_is_done_twice_where_everyone_works_in_one_project(office, study
     assert office.push(study).facts["sent"] == 0
 
 
+def test_a_first_few_can_be_sent_and_the_others_later_under_a_name_of_ones_own(office, study):
+    assert office.push(study, limit=5, project="bears and others").facts["sent"] == 5
+    first = list(office.tasks(study))
+    assert office.push(study, project="bears and others").facts["sent"] == 7
+    assert list(office.tasks(study))[:5] == first
+    (project,) = office.projects(study)
+    assert project.title.startswith("bears and others everyone ")
+
+
 def test_more_people_can_be_asked_later(office, study):
     office.push(study)
     assert office.push(study, overlap=3).facts["sent"] == 0
@@ -360,7 +369,9 @@ def test_suggestions_are_shown_withheld_for_a_share_and_kept_with_the_answers(of
 
 
 def test_only_runs_over_backgrounds_can_be_suggested(office, study):
-    with pytest.raises(CapError, match="is no scoring run over backgrounds; those are: none yet"):
+    with pytest.raises(
+        CapError, match=r"there is no scoring run 'open_clip_vit-00000000' \(there are: none\)"
+    ):
         office.push(study, suggest="open_clip_vit-00000000")
 
 
