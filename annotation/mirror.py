@@ -15,15 +15,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from annotation.client import new_uid
 from manifests.tables import write_bytes
 
 if TYPE_CHECKING:
     from annotation.client import Client, Counts, Project, RawTask
+    from manifests.workspace import Workspace
 
-__all__ = ["Mirror", "MirroredTask"]
+__all__ = ["Mirror", "MirroredTask", "mirror_folder", "workspace_id"]
 
 _OVERLAP = datetime.timedelta(seconds=5)
 """A change may be written this long after the time that it bears."""
+
+
+def workspace_id(workspace: Workspace) -> str:
+    """Random id by which projects on a server are known to be this workspace's."""
+    file = workspace.root / "label-studio" / "workspace-id"
+    if not file.is_file():
+        write_bytes(file, f"{new_uid()}\n".encode())
+    return file.read_text("utf-8").strip()
+
+
+def mirror_folder(workspace: Workspace) -> Path:
+    """Where mirrors of the projects are kept."""
+    return workspace.root / ".cap" / "label-studio"
 
 
 @dataclass

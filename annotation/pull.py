@@ -18,8 +18,7 @@ import pyarrow.compute as pc
 from annotation.answers import AnswerError, Said, read_answer
 from annotation.client import Address, Project, connect
 from annotation.labels import refuse_doubled, settle_labels
-from annotation.mirror import Mirror, MirroredTask
-from annotation.push import mirror_folder, workspace_id
+from annotation.mirror import Mirror, MirroredTask, mirror_folder, workspace_id
 from annotation.screen import labelling_screen
 from manifests.errors import CapError
 from manifests.schema import ANNOTATIONS

@@ -36,13 +36,12 @@ from annotation.client import (
     photo_url,
 )
 from annotation.consensus import NONE_FITS, disputed
-from annotation.mirror import Mirror, MirroredTask
+from annotation.mirror import Mirror, MirroredTask, mirror_folder, workspace_id
 from annotation.screen import PHOTO, Screen, labelling_screen
 from annotation.server import photo_root
 from annotation.suggestions import predicted_backgrounds
 from manifests.errors import CapError, PhotoError
 from manifests.kept import kept_photos
-from manifests.tables import write_bytes
 from manifests.workspace import Outcome
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     from manifests.progress import Progress
     from manifests.workspace import Workspace
 
-__all__ = ["LOT", "Question", "mirror_folder", "push", "task_of", "workspace_id"]
+__all__ = ["LOT", "Question", "push", "task_of"]
 
 LOT = 1000
 """Photos sent at a time; the server takes all of them or none."""
@@ -69,19 +68,6 @@ class Question:
     candidate: Candidate
     definition: str
     answers: Mapping[str, str] | None = None
-
-
-def workspace_id(workspace: Workspace) -> str:
-    """Random id by which projects on a server are known to be this workspace's."""
-    file = workspace.root / "label-studio" / "workspace-id"
-    if not file.is_file():
-        write_bytes(file, f"{new_uid()}\n".encode())
-    return file.read_text("utf-8").strip()
-
-
-def mirror_folder(workspace: Workspace) -> Path:
-    """Where mirrors of the projects are kept."""
-    return workspace.root / ".cap" / "label-studio"
 
 
 def task_of(question: Question) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from annotation.client import Address, Project, connect
-from annotation.mirror import Mirror
-from annotation.push import mirror_folder, workspace_id
+from annotation.mirror import Mirror, mirror_folder, workspace_id
 from manifests.columns import columns
 from manifests.workspace import Outcome
 

@@ -27,9 +27,10 @@ from PIL import Image
 from annotation.assignment import Candidate
 from annotation.client import Address, ProjectMark, connect, new_uid
 from annotation.environment import Environment
+from annotation.mirror import workspace_id
 from annotation.parameters import PullParameters
 from annotation.pull import pull
-from annotation.push import LOT, Question, task_of, workspace_id
+from annotation.push import LOT, Question, task_of
 from annotation.screen import labelling_screen
 from annotation.server import Owner, Server
 from manifests.progress import LineProgress, Progress

@@ -22,7 +22,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from annotation.client import Address, connect
 from annotation.environment import Environment
-from annotation.push import workspace_id
+from annotation.mirror import workspace_id
 from annotation.server import Owner, Server
 from manifests.progress import LineProgress
 from manifests.workspace import Workspace

@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 
 from annotation.client import Address, Client, Project, connect
+from annotation.mirror import workspace_id
 from annotation.parameters import PullParameters, PushParameters
 from annotation.pull import pull
-from annotation.push import push, workspace_id
+from annotation.push import push
 from annotation.server import Server, photo_root
 from manifests.progress import Progress
 from manifests.workspace import Outcome, Workspace

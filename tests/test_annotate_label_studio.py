@@ -13,9 +13,8 @@ from annotators import PASSWORD, Notes, Office, choice, kept, rejected
 from conftest import cap
 
 from annotation.client import Address, connect
-from annotation.mirror import Mirror
+from annotation.mirror import Mirror, mirror_folder
 from annotation.parameters import StatusParameters
-from annotation.push import mirror_folder
 from annotation.screen import labelling_screen
 from annotation.status import status
 from manifests.errors import CapError

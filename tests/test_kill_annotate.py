@@ -16,8 +16,7 @@ from annotators import Office, kept, rejected
 from conftest import open_office, save_photo
 
 from annotation.environment import Environment
-from annotation.mirror import Mirror
-from annotation.push import mirror_folder
+from annotation.mirror import Mirror, mirror_folder
 from annotation.server import photo_root
 from manifests.progress import Progress
 from manifests.tables import table_digest
