@@ -243,8 +243,11 @@ GROUPS = TableSchema(
             _required("accuracy", pa.float64(), "correct / photos"),
             _required("ci_low", pa.float64(), "lower end of Wilson's 95 % interval"),
             _required("ci_high", pa.float64(), "upper end of Wilson's 95 % interval"),
+            _column("validation_photos", pa.int32(), "of the photos, those that may choose a pair"),
+            _column("validation_correct", pa.int32(), "of those, the ones named correctly"),
         ]
     ),
+    optional=frozenset({"validation_photos", "validation_correct"}),
 )
 
 PAIRS = TableSchema(
@@ -270,6 +273,51 @@ PAIRS = TableSchema(
             _column("q_value", pa.float64(), "p_value corrected for the number of classes"),
             _required("selected", pa.bool_(), "whether the class enters the split"),
             _column("reason", pa.string(), "why it does not, in words; null when selected"),
+            _column("chosen_by", pa.string(), "the run whose predictions chose the pair"),
+            _column("backgrounds", pa.int32(), "backgrounds with enough photos to be compared"),
+            _column("statistic", pa.float64(), "largest standardised difference of two of them"),
+            _column("draws", pa.int64(), "permutations behind p_value"),
+            _column("observers", pa.int32(), "observers behind the photos compared"),
+            _column("common_test_photos", pa.int32(), "common photos that did not choose the pair"),
+            _column("counter_test_photos", pa.int32(), "counter photos that did not choose it"),
+            _column("common_test_accuracy", pa.float64(), "accuracy in these common photos"),
+            _column("counter_test_accuracy", pa.float64(), "accuracy in these counter photos"),
+            _column("shown", pa.bool_(), "whether the interval of drop_honest lies above zero"),
+            _column(
+                "only_its_own",
+                pa.bool_(),
+                "whether no other model reported shows the pair; null without other models",
+            ),
+        ]
+    ),
+    optional=frozenset(
+        {
+            "chosen_by",
+            "backgrounds",
+            "statistic",
+            "draws",
+            "observers",
+            "common_test_photos",
+            "counter_test_photos",
+            "common_test_accuracy",
+            "counter_test_accuracy",
+            "shown",
+            "only_its_own",
+        }
+    ),
+)
+
+PLAN = TableSchema(
+    name="plan",
+    summary="How many photos people must still tag, from counts alone; by `cap split --plan`.",
+    key=("class_index", "background"),
+    schema=pa.schema(
+        [
+            _CLASS_INDEX,
+            _required("background", pa.string(), "background label"),
+            _required("have", pa.int32(), "photos kept on it, without duplicates"),
+            _required("need", pa.int32(), "photos more until it can be compared"),
+            _required("priority", pa.int32(), "rank, 1 first; equal for the two of a class"),
         ]
     ),
 )
@@ -325,6 +373,7 @@ TABLES: dict[str, TableSchema] = {
         PREDICTIONS,
         GROUPS,
         PAIRS,
+        PLAN,
         SPLIT,
         RELEASE,
     )
