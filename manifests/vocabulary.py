@@ -33,6 +33,7 @@ __all__ = [
     "read_reference",
     "resolve_background",
     "resolve_license",
+    "sharing_licenses",
 ]
 
 
@@ -322,6 +323,11 @@ def licenses() -> dict[str, License]:
 def default_licenses() -> tuple[str, ...]:
     """Codes of the default allow-list: licences that let others pass the photo on."""
     return tuple(code for code, row in licenses().items() if row.default)
+
+
+def sharing_licenses() -> tuple[str, ...]:
+    """Codes of the licences under which anybody may pass a photo on."""
+    return (*default_licenses(), "pd")
 
 
 def resolve_license(text: str) -> str:

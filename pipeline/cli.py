@@ -34,6 +34,7 @@ from pipeline.parameters import (
     CollectParameters,
     DedupParameters,
     ReleaseParameters,
+    ReportParameters,
     ScoreParameters,
     SplitParameters,
 )
@@ -52,6 +53,8 @@ _EXTRAS = {
             "filelock",
             "fsspec",
             "imagehash",
+            "jinja2",
+            "matplotlib",
             "open_clip",
             "pandas",
             "platformdirs",
@@ -307,6 +310,14 @@ def release() -> Stage:
     return release
 
 
+@_stage_command(cap, "report", ReportParameters)
+def report() -> Stage:
+    """Write one page that shows what was collected, lost, chosen and found."""
+    from pipeline.report import report
+
+    return report
+
+
 @cap.command()
 @click.option("--failures", "only_failures", is_flag=True, help="list every failed row and why")
 @click.option("--json", "as_json", is_flag=True, help="print the status as JSON")
@@ -328,7 +339,7 @@ def status(session: Session, only_failures: bool, as_json: bool) -> None:
     click.echo(text)
 
 
-_STAGES = ("collect", "dedup", "score", "annotate", "split", "release")
+_STAGES = ("collect", "dedup", "score", "annotate", "split", "release", "report")
 
 
 @cap.command()
@@ -354,7 +365,7 @@ def _run_one(root: click.Context, name: str) -> bool:
     """Run one stage from the recipe; False where people must do something first."""
     if name == "annotate":
         return _run_annotate(root)
-    if _external(root, name):
+    if _external(root, name) or (name == "release" and _nothing_selected(root)):
         return True
     command = cap.commands[name]
     with command.make_context(name, [], parent=root) as sub:
@@ -378,6 +389,15 @@ def _external(root: click.Context, name: str) -> bool:
     for table in external:
         click.echo(f"{name}: {table} was put there or changed by other means; used as it is")
     return bool(external)
+
+
+def _nothing_selected(root: click.Context) -> bool:
+    """Whether there is nothing to release; says so."""
+    with _explained():
+        empty = not root.obj.workspace().read("split").num_rows
+    if empty:
+        click.echo("release: no class was selected, so that there is nothing to release")
+    return empty
 
 
 def _default(root: click.Context, name: str, option: str) -> Any:
@@ -463,11 +483,9 @@ def demo(session: Session, folder: str | None, seed: int, plant: str, source: st
 
         prepare(place, seed, plant, session.progress())
         with serving(place, source, session.progress()):
-            # Where nothing is planted, nothing is selected, and there is nothing to release.
-            last = "split" if plant == "none" else "release"
             quiet = ["--quiet"] if session.quiet else []
             cap.main(
-                ["--workspace", str(place), *quiet, "run", "--to", last],
+                ["--workspace", str(place), *quiet, "run"],
                 standalone_mode=False,
                 auto_envvar_prefix="CAP",
             )

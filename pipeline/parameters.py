@@ -14,6 +14,7 @@ __all__ = [
     "CollectParameters",
     "DedupParameters",
     "ReleaseParameters",
+    "ReportParameters",
     "ScoreParameters",
     "SplitParameters",
 ]
@@ -166,4 +167,26 @@ class ReleaseParameters:
         "licences whose photos are included, or any [default: those that allow sharing]",
         kind="list",
         metavar="A,B",
+    )
+
+
+@dataclass(frozen=True)
+class ReportParameters:
+    """Parameters of `cap report`."""
+
+    out: str | None = option(
+        None,
+        "file to write [default: reports/report.html in the workspace]",
+        kind="path",
+        metavar="FILE",
+    )
+    photos_per_group: int = option(
+        6, "photos shown of each group, at most; fewer where there are many classes", metavar="N"
+    )
+    model: str | None = option(
+        None,
+        "model whose numbers are shown, as given to `cap score`, or the name of a run "
+        "[default: the one that chose the groups]",
+        kind="model",
+        metavar="SPEC",
     )

@@ -24,7 +24,7 @@ from manifests.loader import MANIFEST
 from manifests.photos import has_location
 from manifests.schema import RELEASE, SCHEMA_VERSION
 from manifests.tables import count_by
-from manifests.vocabulary import allowed_licenses, default_licenses
+from manifests.vocabulary import allowed_licenses, sharing_licenses
 from manifests.workspace import Outcome
 from pipeline.release.card import dataset_card
 
@@ -50,8 +50,7 @@ class _Content:
     @property
     def shareable(self) -> bool:
         """Whether every photo's licence allows passing it on."""
-        allowed = set(default_licenses()) | {"pd"}
-        return set(count_by(self.rows, "license")) <= allowed
+        return set(count_by(self.rows, "license")) <= set(sharing_licenses())
 
 
 def _select(workspace: Workspace, allowed: tuple[str, ...]) -> _Content:
