@@ -318,6 +318,10 @@ def _told(facts: ClassFacts) -> str:
 
 
 _SQUARE = 440.0
+_EDGE = 0.03
+"""Axes end here at the latest, since the logits of 0 and 1 are infinite; marks stay at the edge."""
+
+_SPACE = 0.35
 _SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _KINDS: Mapping[str, tuple[str, str, float]] = {
     "clip": ("o", COMMON, 6),
@@ -326,26 +330,30 @@ _KINDS: Mapping[str, tuple[str, str, float]] = {
 }
 
 
+def _limits(shares: Sequence[float]) -> tuple[float, float]:
+    """Ends of an axis that holds accuracies, as logits."""
+    low, high = (logit(min(max(end, _EDGE), 1 - _EDGE)) for end in (min(shares), max(shares)))
+    return low - _SPACE, high + _SPACE
+
+
 @mpl.rc_context(_SETTINGS)
 def robustness_plot(points: Sequence[Point], line: Line) -> str:
     """Counter against common accuracy of models on logit axes, with names on hover."""
     drawing, axes = _drawing("robustness", _SQUARE, _SQUARE)
-    axes.set_position((0.16, 0.125, 0.825, 0.86))
-    drawing.readout = (_SQUARE * 0.19, _SQUARE * 0.06)
-    ends = [logit(share) for point in points for share in (point.common, point.counter)]
-    low, high = min(ends) - 0.35, max(ends) + 0.35
-    axes.set_xlim(low, high)
+    axes.set_position((0.13, 0.1, 0.85, 0.885))
+    drawing.readout = (_SQUARE * 0.15, _SQUARE * 0.06)
+    left, right = _limits([point.common for point in points])
+    low, high = _limits([point.counter for point in points])
+    axes.set_xlim(left, right)
     axes.set_ylim(low, high)
-    across = np.array([low, high])
+    across = np.array([left, right])
     axes.plot(across, across, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     axes.plot(across, line.intercept + line.slope * across, color=SOFT, linewidth=1.4, zorder=0)
-    _label_line(drawing, axes, 0.62, (0.0, 1.0), "no drop")
-    _label_line(drawing, axes, 0.05, (line.intercept, line.slope), "models trained on ImageNet")
     for number, point in enumerate(points):
         marker, colour, size = _KINDS[point.kind]
         axes.plot(
-            [logit(point.common)],
-            [logit(point.counter)],
+            [min(max(logit(point.common), left), right)],
+            [min(max(logit(point.counter), low), high)],
             marker,
             color=colour,
             markersize=size,
@@ -358,34 +366,15 @@ def robustness_plot(points: Sequence[Point], line: Line) -> str:
         drawing.titles[f"point-{number}"] = (
             f"{point.name}\ncommon {_percent(point.common)}, counter {_percent(point.counter)}"
         )
-    shares = [share for share in _SHARES if low < logit(share) < high]
-    axes.set_xticks([logit(s) for s in shares], [f"{100 * s:g} %" for s in shares])
-    axes.set_yticks([logit(s) for s in shares], [f"{100 * s:g} %" for s in shares])
+    for set_ticks, limits in ((axes.set_xticks, (left, right)), (axes.set_yticks, (low, high))):
+        ticks = [share for share in _SHARES if limits[0] < logit(share) < limits[1]]
+        set_ticks([logit(share) for share in ticks], [f"{100 * share:g}" for share in ticks])
     axes.tick_params(length=3)
     axes.grid(color=LINE, linewidth=0.5, alpha=0.6)
     axes.set_axisbelow(True)
-    axes.set_xlabel("accuracy on common backgrounds")
-    axes.set_ylabel("accuracy on counter backgrounds")
+    axes.set_xlabel("percent correct on common backgrounds")
+    axes.set_ylabel("percent correct on counter backgrounds", labelpad=8)
     return drawing.svg(
         f"Accuracy of {len(points)} models on counter against common backgrounds; the table below "
         "the figure holds the same numbers"
-    )
-
-
-def _label_line(
-    drawing: _Drawing, axes: Axes, at: float, line: tuple[float, float], words: str
-) -> None:
-    """Write what a line means along it, at a fraction of the axes' height."""
-    low, high = axes.get_ylim()
-    height = low + at * (high - low)
-    angle = float(np.degrees(np.arctan(line[1])))
-    drawing.write(
-        axes,
-        ((height - line[0]) / line[1], height),
-        words,
-        color=SOFT,
-        rotation=angle,
-        rotation_mode="anchor",
-        ha="left",
-        va="bottom",
     )

@@ -25,7 +25,9 @@ _FEWEST = 3
 """Photos that a group should have at least; where there are many classes, some go without."""
 
 _SIZE = (240, 160)
-_QUALITIES = (70, 50, 30)
+_TRIES = (((240, 160), 70), ((240, 160), 45), ((160, 107), 45), ((96, 64), 45))
+"""Sizes and JPEG qualities, until a thumbnail is small enough; all photos but noise are at once."""
+
 _BYTES_AT_MOST = 10_000
 _LINKS = ("https://", "http://")
 
@@ -88,11 +90,11 @@ def plan_strips(classes: int, per_group: int) -> tuple[int, int]:
 def _thumbnail(data: bytes) -> tuple[str, tuple[int, int]]:
     """A small JPEG without the photo's EXIF data, as a `data:` address, and its size in pixels."""
     image = open_image(data, draft=("RGB", _SIZE))
-    image.thumbnail(_SIZE)
-    # Pillow writes none of these unless told, except for a comment.
+    # Pillow would write the photo's comment into the thumbnail.
     image.info.clear()
     small = b""
-    for quality in _QUALITIES:
+    for size, quality in _TRIES:
+        image.thumbnail(size)
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=quality, optimize=True, progressive=True)
         small = buffer.getvalue()
