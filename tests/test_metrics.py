@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from manifests.metrics import (
     bootstrap_counts,
     bootstrap_interval,
+    drop_interval,
     evaluate_groups,
     newcombe,
     wilson,
@@ -54,6 +55,53 @@ def test_newcombe_holds_the_difference_and_turns_round_with_the_proportions(firs
     assert -1 <= low <= difference + 1e-12
     assert difference - 1e-12 <= high <= 1
     assert interval(second, first) == pytest.approx((-high, -low))
+
+
+@given(PROPORTION, PROPORTION, st.booleans())
+def test_a_drop_of_independent_photos_has_newcombes_interval(first, second, shared):
+    correct = [i < k for k, n in (first, second) for i in range(n)]
+    common = np.array([True] * first[1] + [False] * second[1])
+    observers = np.arange(len(correct))
+    if shared:
+        # One observer with a photo in each group is still two photos of one person.
+        observers[-1] = observers[0]
+    low, high = drop_interval(np.array(correct), common, observers)
+    counts = zip(first, second, strict=True)
+    right, photos = (tuple(map(np.array, pair)) for pair in counts)
+    plain = [float(end) for end in newcombe(right, photos)]
+    difference = first[0] / first[1] - second[0] / second[1]
+    assert low - 1e-9 <= difference <= high + 1e-9
+    if shared:
+        assert low <= plain[0] + 1e-9
+        assert plain[1] - 1e-9 <= high
+    else:
+        assert [low, high] == pytest.approx(plain)
+
+
+def test_photos_that_repeat_each_other_count_once_in_the_interval_of_a_drop():
+    rng = np.random.default_rng(4)
+    correct, common = rng.random(200) < 0.7, rng.random(200) < 0.5
+    observers = np.arange(200)
+    single = drop_interval(correct, common, observers)
+    thrice = drop_interval(*(np.repeat(a, 3) for a in (correct, common, observers)))
+    assert thrice == pytest.approx(single, abs=0.005)
+
+
+@pytest.mark.parametrize("observers", [1, 3])
+def test_the_interval_of_a_drop_covers_the_truth_in_19_of_20_worlds(observers):
+    rng = np.random.default_rng(7)
+    held = 0
+    for _ in range(600):
+        owner = np.arange(180) // observers
+        common = np.isin(owner, rng.permutation(180 // observers)[: 90 // observers])
+        # Photos of one person are all right or all wrong in three cases of ten.
+        mood, own = rng.random(180)[owner], rng.random(180)
+        luck = np.where(rng.random(180)[owner] < 0.3, mood, own)
+        correct = luck < np.where(common, 0.85, 0.6)
+        low, high = drop_interval(correct, common, owner)
+        held += low <= 0.25 <= high
+    # Within three standard errors of 95 %.
+    assert abs(held / 600 - 0.95) < 3 * np.sqrt(0.95 * 0.05 / 600)
 
 
 def example():
