@@ -136,8 +136,8 @@ class _Tables:
         """The run that is told of: the one that is named, else the one that chose the pairs."""
         in_pairs = list(dict.fromkeys(pair["run"] for pair in self.pairs))
         if model is None:
-            choosers = [r for r in in_pairs if any(p.get("chosen_by") == r for p in self.pairs)]
-            return next(iter(choosers or in_pairs), None)
+            choosers = [p["run"] for p in self.pairs if p.get("chosen_by") in {None, p["run"]}]
+            return next(iter(choosers), None)
         from pipeline.runs import run_for
 
         run = run_for(self.workspace, model)
@@ -214,7 +214,6 @@ def _facts(tables: _Tables, mark: str, photos_per_group: int, progress: Progress
         class_facts(
             tables.run,
             tables.pairs,
-            tables.groups,
             members(tables.photos, tables.labels, tables.split),
             own,
         )

@@ -1,6 +1,6 @@
 """What the model does with each class: its pair of groups, its drop, and every background.
 
-Given `groups`, `pairs` and the predictions of a run, gives the facts that the report tells of each
+Given `groups`, `pairs`, the split and predictions, gives the facts that the report tells of each
 class. Under a rule with partitions, the photos that chose a pair and those that did not are kept
 apart; under a rule without, all photos chose it.
 """
@@ -162,27 +162,35 @@ def _mistakes(ids: Iterable[str], predictions: Mapping[str, Row]) -> tuple[tuple
     return tuple(sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:_MISTAKES])
 
 
-def _side(
-    group: str,
+def _accuracy(pair: Row, group: str, part: str = "") -> Accuracy | None:
+    """Accuracy of a group in one part of the photos, if it has any there."""
+    photos, share = (pair.get(f"{group}_{part}{name}") for name in ("photos", "accuracy"))
+    return Accuracy.of(round(photos * share), photos) if photos and share is not None else None
+
+
+def _sides(
     pair: Row,
-    groups: Mapping[tuple[int, str], Row],
     photo_ids: Mapping[tuple[int, str], list[str]],
     predictions: Mapping[str, Row],
-) -> Side:
-    background = pair[f"{group}_background"]
-    place = pair["class_index"], background
-    row = groups[place]
-    ids = tuple(i for i in photo_ids.get(place, ()) if i in predictions)
-    chose = "validation_" if row.get("validation_photos") else ""
-    fresh = pair.get(f"{group}_test_photos")
-    return Side(
-        group=group,
-        background=background,
-        chosen_on=Accuracy.of(row[f"{chose}correct"], row[f"{chose}photos"]),
-        fresh=Accuracy.of(round(fresh * pair[f"{group}_test_accuracy"]), fresh) if fresh else None,
-        mistakes=_mistakes(ids, predictions),
-        photo_ids=ids,
-    )
+) -> tuple[Side, ...]:
+    sides = []
+    for group in ("common", "counter"):
+        background, chosen_on = pair[f"{group}_background"], _accuracy(pair, group)
+        if background is None or chosen_on is None:
+            return ()
+        place = pair["class_index"], background
+        ids = tuple(i for i in photo_ids.get(place, ()) if i in predictions)
+        sides.append(
+            Side(
+                group=group,
+                background=background,
+                chosen_on=chosen_on,
+                fresh=_accuracy(pair, group, "test_"),
+                mistakes=_mistakes(ids, predictions),
+                photo_ids=ids,
+            )
+        )
+    return tuple(sides)
 
 
 def _honest(pair: Row) -> Interval | None:
@@ -199,7 +207,6 @@ def _drop(pair: Row) -> Interval | None:
 def class_facts(
     run: str,
     pairs: Sequence[Row],
-    groups: Sequence[Row],
     photo_ids: Mapping[tuple[int, str], list[str]],
     predictions: Mapping[str, Row],
 ) -> tuple[ClassFacts, ...]:
@@ -209,14 +216,13 @@ def class_facts(
     ----------
     run
         The run whose numbers are told.
-    pairs, groups
-        Rows of the tables, of all runs.
+    pairs
+        Rows of the table, of all runs.
     photo_ids
         As `members` gives them.
     predictions
         Scored rows of the run, by photo_id.
     """
-    own = {(g["class_index"], g["background"]): g for g in groups if g["run"] == run}
     others: dict[int, dict[str, Interval]] = {}
     for pair in pairs:
         drop = _drop(pair)
@@ -228,11 +234,7 @@ def class_facts(
             class_name=pair["class_name"],
             selected=pair["selected"],
             reason=pair["reason"],
-            sides=tuple(
-                _side(group, pair, own, photo_ids, predictions) for group in ("common", "counter")
-            )
-            if pair["common_background"] is not None
-            else (),
+            sides=_sides(pair, photo_ids, predictions),
             drop=pair["drop"],
             honest=_honest(pair),
             p_value=pair["p_value"],

@@ -96,11 +96,15 @@ class Facts:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _hundredths(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _points(drop: float) -> str:
-    return f"{100 * drop:.1f}".replace("-", "\N{MINUS SIGN}")
+    return _hundredths(drop).replace("-", "\N{MINUS SIGN}")
 
 
 def _probability(value: float) -> str:
@@ -135,6 +139,12 @@ def _confused(agreement: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     return sorted(pairs, key=lambda pair: (-pair[2], pair))[:_REASONS_SHOWN]
 
 
+def _choosing(group: Mapping[str, Any]) -> int:
+    """Photos of a class on a background that may choose a pair."""
+    apart = group.get("validation_photos")
+    return int(group["photos"] if apart is None else apart)
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.report", "."),
@@ -144,6 +154,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "hundredths": _hundredths,
         "percent": _percent,
         "points": _points,
         "probability": _probability,
@@ -186,6 +197,7 @@ def render(facts: Facts) -> str:
             for side in found.sides
         },
         min_photos=facts.parameters.get("min_photos", 0),
+        choosing=_choosing,
         agreed=_overall_agreement(facts.agreement) if facts.agreement else [],
         confused=_confused(facts.agreement) if facts.agreement else [],
         classes_in_figures=_CLASSES_IN_FIGURES,
