@@ -230,7 +230,7 @@ def _pair(run: str, index: int, counted: dict[tuple, list[Judged]], words: Words
         chose = [right for _, partition, right in found if partition != "test"]
         test = [right for _, partition, right in found if partition == "test"]
         row[f"{group}_background"] = background
-        row[f"{group}_photos"] = len(found)
+        row[f"{group}_photos"] = len(chose)
         row[f"{group}_accuracy"] = sum(chose) / len(chose)
         if test:
             row[f"{group}_test_photos"] = len(test)

@@ -164,10 +164,10 @@ def _environment() -> jinja2.Environment:
 
 
 def _figures(facts: Facts) -> dict[str, str]:
-    """The figures that there are numbers for, by name."""
+    """The figures by name; empty where there are no numbers yet."""
     compared = [c for c in facts.classes if c.sides][:_CLASSES_IN_FIGURES]
     own = stands(facts.accuracies)
-    figures = {}
+    figures = dict.fromkeys(("accuracy", "drop", "robustness"), "")
     if compared:
         figures["accuracy"] = accuracy_plot(compared)
         figures["drop"] = drop_plot(compared)
