@@ -119,7 +119,7 @@ def drop_interval(correct: Bools, common: Bools, observers: Ints) -> tuple[float
     Effective sample size with degrees of freedom: Korn and Graubard, "Confidence intervals for
     proportions with small expected number of positive counts estimated from survey data", Survey
     Methodology 24 (1998), 193-201. A percentile bootstrap over observers covers less: it is empty
-    where a small group is all right (see `benchmarks/statistics.py`).
+    where a small group is all right (see `benchmarks/inference.py`).
     """
     groups = np.stack([common, ~common], axis=1)
     photos = groups.sum(axis=0)

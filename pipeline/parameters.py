@@ -177,6 +177,7 @@ class SplitParameters:
     draws: int = option(10_000, "permutations for each class", metavar="N")
     exclude_mixed: bool = option(False, "leave out photos that have a second background")
     seed: int = option(0, "seed of the division and of the permutations", metavar="N")
+    workers: int | None = option(None, "processes [default: one per core]", metavar="N")
     plan: bool = option(False, "say which photos people should tag next, and write only that")
     plan_drop: float = option(0.2, "drop that a plan is to find", metavar="FRACTION")
     plan_power: float = option(0.8, "chance of finding it that a plan aims at", metavar="FRACTION")

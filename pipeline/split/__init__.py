@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,9 +17,9 @@ from manifests.schema import GROUPS, PAIRS, SPLIT
 from manifests.tables import from_rows
 from manifests.workspace import Job, Outcome
 from pipeline.split.controlled import Rule, choose_controlled, mark_only_its_own, report_pairs
-from pipeline.split.groups import group_accuracies, judged_photos, observers, tagged_photos
+from pipeline.split.groups import group_accuracies, judged_photos, tagged_photos
 from pipeline.split.paper import choose_pairs
-from pipeline.split.partition import draw_validation
+from pipeline.split.partition import divide
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
@@ -108,7 +107,7 @@ def _tables(
         workspace.read("photos"), workspace.read("duplicates"), workspace.read("labels")
     )
     if parameters.rule == "controlled":
-        tagged = _divided(tagged, parameters)
+        tagged = divide(tagged, parameters.validation_share, parameters.seed)
     if parameters.exclude_mixed:
         tagged = tagged.filter(pc.is_null(tagged["background_second"]))
         if not tagged.num_rows:
@@ -130,7 +129,7 @@ def _tables(
             draws=parameters.draws,
             seed=parameters.seed,
         )
-        pairs = choose_controlled(judged, runs[0], rule, progress)
+        pairs = choose_controlled(judged, runs[0], rule, progress, workers=parameters.workers)
     else:
         own = [group for group in groups if group["run"] == runs[0]]
         pairs = choose_pairs(own, parameters.min_photos, parameters.min_drop)
@@ -146,19 +145,6 @@ def _tables(
         "pairs": from_rows([*pairs, *others], PAIRS.schema),
         "split": split_rows(judged, pairs),
     }
-
-
-def _divided(tagged: pa.Table, parameters: SplitParameters) -> pa.Table:
-    """The tagged photos with their partition."""
-    places = pc.binary_join_element_wise(
-        tagged["class_index"].cast(pa.string()), tagged["background"], "/"
-    )
-    strata = places.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
-    validation = draw_validation(
-        observers(tagged).to_pylist(), strata, parameters.validation_share, parameters.seed
-    )
-    partition = pa.array(np.where(validation, "validation", "test"), pa.string())
-    return tagged.append_column("partition", partition)
 
 
 def split_rows(judged: pa.Table, pairs: list[dict[str, Any]]) -> pa.Table:

@@ -111,7 +111,12 @@ def _classes(judged: pa.Table) -> Iterable[_Class]:
 
 
 def choose_controlled(
-    judged: pa.Table, run: str, rule: Rule, progress: Progress | None = None
+    judged: pa.Table,
+    run: str,
+    rule: Rule,
+    progress: Progress | None = None,
+    *,
+    workers: int | None = None,
 ) -> list[Pair]:
     """Rows of `pairs`: for each class its pair with test and honest drop, or why it has none.
 
@@ -125,11 +130,14 @@ def choose_controlled(
         What a class must show.
     progress
         Told how many classes are tested.
+    workers
+        Processes; None takes one per core.
     """
     classes = list(_classes(judged))
     enough = [c.counts(c.validation)[0] >= rule.min_photos for c in classes]
     tried = [i for i, eligible in enumerate(enough) if eligible.sum() > 1]
-    results = _test([_compared(classes[i], enough[i], rule) for i in tried], progress)
+    tasks = [_compared(classes[i], enough[i], rule) for i in tried]
+    results = _test(tasks, progress, workers)
     q_values = _false_discovery([result.p_value for result in results])
     tested = dict(zip(tried, zip(results, q_values, strict=True), strict=True))
     pairs = []
@@ -162,8 +170,8 @@ def _run_test(task: _Task) -> TestResult:
     return permutation_test(task.photos, task.draws, task.seed)
 
 
-def _test(tasks: list[_Task], progress: Progress | None) -> list[TestResult]:
-    results = map_ordered(_run_test, tasks, workers=None)
+def _test(tasks: list[_Task], progress: Progress | None, workers: int | None) -> list[TestResult]:
+    results = map_ordered(_run_test, tasks, workers=workers)
     if progress is None:
         return list(results)
     tested = []

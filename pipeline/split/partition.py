@@ -12,17 +12,41 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-__all__ = ["draw_validation"]
+from pipeline.split.groups import observers
+
+__all__ = ["divide", "draw_validation"]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+def divide(tagged: pa.Table, share: float, seed: int) -> pa.Table:
+    """The tagged photos with a column `partition`, divided by class and background.
+
+    Parameters
+    ----------
+    tagged
+        As `tagged_photos` gives them.
+    share
+        Share of the photos for validation, 0 to 1.
+    seed
+        Seed of the division.
+    """
+    index = tagged["class_index"].cast(pa.string())
+    places = pc.binary_join_element_wise(index, tagged["background"], "/").combine_chunks()
+    strata = places.dictionary_encode().indices.to_numpy().astype(np.int64)
+    validation = draw_validation(observers(tagged).to_pylist(), strata, share, seed)
+    partition = pa.array(np.where(validation, "validation", "test"), pa.string())
+    return tagged.append_column("partition", partition)
+
+
 def draw_validation(
-    observers: Sequence[str], strata: Ints, share: float = 0.5, seed: int = 0
+    people: Sequence[str], strata: Ints, share: float = 0.5, seed: int = 0
 ) -> Bools:
     """Which photos are for validation; the others are for test.
 
@@ -32,7 +56,7 @@ def draw_validation(
 
     Parameters
     ----------
-    observers
+    people
         Observer of each photo, of length `photos`; a photo whose observer is unknown is its own.
     strata
         Integer label of each photo's class and background, of shape (photos,).
@@ -48,7 +72,7 @@ def draw_validation(
         photo of the share.
     """
     names, unit, photos_of = np.unique(
-        np.asarray(observers, dtype=object).astype(str), return_inverse=True, return_counts=True
+        np.asarray(people, dtype=object).astype(str), return_inverse=True, return_counts=True
     )
     chance, rounding = _hashed(names.tolist(), seed)
     _, stratum = np.unique(strata, return_inverse=True)
