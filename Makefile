@@ -23,6 +23,7 @@ real: $(READY)
 	$(BIN)/cap --workspace real score --model timm:tf_efficientnet_lite0:$(WEIGHTS)
 	$(BIN)/cap --workspace real split --rule paper --min-photos 8
 	$(BIN)/cap --workspace real release real/release --licenses any
+	$(BIN)/cap --workspace real report
 
 test: $(READY)
 	$(BIN)/python -m pytest

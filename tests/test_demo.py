@@ -39,8 +39,10 @@ def test_the_demo_finds_the_planted_pairs_and_releases_them(folder, workspace):
     assert len(planted) == 4
     split = load_split(workspace.root / "release")
     assert set(split.table["class_name"].to_pylist()) == set(planted)
+    page = (workspace.root / "reports" / "report.html").read_text("utf-8")
+    assert all(name in page for name in planted)
     again = cap("demo", "--seed", "3", cwd=folder)
-    assert again.stdout.count("up to date, skipped") == 6
+    assert again.stdout.count("up to date, skipped") == 7
     with_other_seed = cap("demo", workspace.root, "--seed", "4", cwd=folder, check=False)
     assert with_other_seed.returncode == 1
     assert "holds the demo of seed 3" in with_other_seed.stderr
@@ -69,7 +71,12 @@ def test_the_demos_model_suggests_the_planted_backgrounds_too(workspace):
 def test_the_demo_without_a_shortcut_selects_no_class(tmp_path):
     done = cap("demo", "--seed", "1", "--plant", "none", cwd=tmp_path)
     assert "DIFFERS" not in done.stdout
-    pairs = Workspace(tmp_path / "demo" / "none-1").read("pairs").to_pylist()
+    assert "no class was selected, so that there is nothing to release" in done.stdout
+    workspace = Workspace(tmp_path / "demo" / "none-1")
+    assert not (workspace.root / "release").exists()
+    page = (workspace.root / "reports" / "report.html").read_text("utf-8")
+    assert "No class was selected" in page
+    pairs = workspace.read("pairs").to_pylist()
     assert not any(pair["selected"] for pair in pairs)
     assert max(pair["drop"] for pair in pairs) <= 0.05
 
