@@ -1,4 +1,4 @@
-"""Takes the pictures of the labelling page in `docs/images`, from a demo's toy animals.
+"""Takes the pictures of the labelling page and of the report in `docs/images`, from toy animals.
 
 `make demo`, then `python docs/screenshots.py demo/shortcut-0`: it copies the workspace, runs a real
 Label Studio over it, and presses the keys that an annotator would press, in Debian's Chromium.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Page, sync_playwright
 
 from annotation.client import Address, connect
 from annotation.environment import Environment
@@ -30,6 +30,7 @@ from manifests.workspace import Workspace
 IMAGES = Path(__file__).parent / "images"
 SIZE = {"width": 1280, "height": 720}
 COLOURS = 256
+MARGIN = 16
 
 
 def cap(root: Path, *arguments: str) -> str:
@@ -48,13 +49,35 @@ def copied(demo: Path, folder: Path) -> Path:
     return root
 
 
-def take(page: Page, name: str) -> None:
-    """Save what the page shows, in few colours."""
+def take(page: Page, name: str, clip: FloatRect | None = None) -> None:
+    """Save what the page shows, or a part of it, in few colours."""
     page.wait_for_timeout(700)
-    file = IMAGES / f"screen-{name}.png"
-    page.screenshot(path=file)
+    file = IMAGES / f"{name}.png"
+    page.screenshot(path=file, clip=clip)
     with Image.open(file) as image:
         image.convert("RGB").quantize(COLOURS).save(file, optimize=True)
+
+
+def take_report(browser: Browser, demo: Path) -> None:
+    """Save what the demo's report shows of its first class, and its figures."""
+    page = browser.new_page(viewport=SIZE, color_scheme="light")
+    page.goto((demo / "reports" / "report.html").resolve().as_uri())
+    top = page.locator("h2#classes").bounding_box()
+    end = page.locator("article").first.bounding_box()
+    if top is None or end is None:
+        message = "the report shows no class; take one of a demo with a shortcut"
+        raise click.ClickException(message)
+    page.set_viewport_size({**SIZE, "height": int(end["y"] + end["height"] + MARGIN)})
+    take(
+        page,
+        "report",
+        {
+            "x": 0,
+            "y": top["y"],
+            "width": SIZE["width"],
+            "height": end["y"] + end["height"] + MARGIN - top["y"],
+        },
+    )
 
 
 def walk(page: Page, url: str, owner: Owner, project: int) -> None:
@@ -66,15 +89,15 @@ def walk(page: Page, url: str, owner: Owner, project: int) -> None:
     page.wait_for_url(lambda address: "/user/login" not in address)
     page.goto(f"{url}/projects/{project}/data?labeling=1")
     page.get_by_text("Labeling Instructions").wait_for()
-    take(page, "instructions")
+    take(page, "screen-instructions")
     page.keyboard.press("Escape")
-    take(page, "suggestion")
+    take(page, "screen-suggestion")
     page.keyboard.press("d")
-    take(page, "definitions")
+    take(page, "screen-definitions")
     page.keyboard.press("d")
     page.keyboard.press("x")
     page.keyboard.press("4")
-    take(page, "reject")
+    take(page, "screen-reject")
 
 
 @click.command()
@@ -103,6 +126,7 @@ def main(demo: Path) -> None:
                 executable_path=shutil.which("chromium"), args=["--no-sandbox"]
             )
             walk(browser.new_page(viewport=SIZE), server.url, owner, project.id)
+            take_report(browser, demo)
             browser.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -132,8 +133,7 @@ model = "timm:tf_efficientnet_lite0:{weights()}"
 file = "{shared / "photos.tsv"}"
 
 [split]
-rule = "paper"
-min_photos = 8
+min_photos = 5
 
 [release]
 out = "release"
@@ -141,6 +141,14 @@ licenses = ["any"]
 """)
     cap("run", cwd=root)
     return Workspace(root)
+
+
+def papers_split(finished: Workspace, folder: Path) -> Workspace:
+    """A workspace with the same tables, split by the paper's rule."""
+    shutil.copytree(finished.root / "manifests", folder / "manifests")
+    (folder / "cap.toml").write_text("")
+    cap("split", "--rule", "paper", "--min-photos", "8", cwd=folder)
+    return Workspace(folder)
 
 
 def missing(what: str, how: str) -> None:

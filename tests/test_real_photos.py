@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import cap
+from conftest import cap, papers_split
 
 from manifests import load_split
 from manifests.workspace import Workspace
@@ -57,6 +57,18 @@ def test_pelican_is_water_over_sky_and_otter_water_over_grass(finished: Workspac
     assert all(pair["selected"] or pair["reason"] for pair in pairs.values())
 
 
+def test_the_papers_rule_on_few_photos_finds_more_pairs_with_larger_drops(
+    finished: Workspace, tmp_path
+):
+    copy = papers_split(finished, tmp_path / "paper")
+    paper = {row["class_name"] for row in copy.read("pairs").to_pylist() if row["selected"]}
+    assert paper == {"Nile crocodile", "flamingo", "pelican", "otter", "African bush elephant"}
+    pairs = [row for row in finished.read("pairs").to_pylist() if row["selected"]]
+    assert len(pairs) < len(paper)
+    # What chose the pairs overstates them: photos apart show less.
+    assert all(pair["drop_honest"] < pair["drop"] for pair in pairs)
+
+
 def test_the_loader_returns_every_photo_with_the_source_files_bytes(
     finished: Workspace, shared: Path
 ):
@@ -71,11 +83,12 @@ def test_the_loader_returns_every_photo_with_the_source_files_bytes(
         assert label == record["class_index"]
 
 
+@pytest.mark.parametrize(("partition", "column"), [("validation", ""), ("test", "test_")])
 def test_evaluating_the_runs_own_predictions_gives_the_accuracies_of_the_pairs(
-    finished: Workspace,
+    finished: Workspace, partition, column
 ):
     (run,) = finished.runs()
-    split = load_split(finished.root / "release")
+    split = load_split(finished.root / "release").partition(partition)
     predictions = finished.read(f"predictions/{run}").to_pylist()
     inside = set(split.table["photo_id"].to_pylist())
     found = split.evaluate(
@@ -85,9 +98,10 @@ def test_evaluating_the_runs_own_predictions_gives_the_accuracies_of_the_pairs(
     for pair in pairs:
         for group in ("common", "counter"):
             assert found.classes[pair["class_name"]][group] == pytest.approx(
-                pair[f"{group}_accuracy"]
+                pair[f"{group}_{column}accuracy"]
             )
-    assert found.drop == pytest.approx(sum(pair["drop"] for pair in pairs) / len(pairs))
+    drops = [pair["drop_honest" if column else "drop"] for pair in pairs]
+    assert found.drop == pytest.approx(sum(drops) / len(drops))
     assert found.drop_ci_low < found.drop < found.drop_ci_high
 
 

@@ -299,10 +299,8 @@ def test_beside_the_photos_stand_the_numbers_of_their_groups(invented, page, rul
             for part in ("", "test_") if rule == "controlled" else ("",):
                 number = pair[f"{group}_{part}photos"]
                 share = pair[f"{group}_{part}accuracy"]
-                low, high = map(
-                    percent, map(float, wilson(np.asarray(share * number), np.asarray(number)))
-                )
-                assert f"{percent(share)} ({low} to {high}) of {number}" in words
+                ends = with_interval(round(share * number), number)[1].replace(" of", ") of")
+                assert f"{percent(share)} ({ends}" in words
         drop = "drop_honest" if rule == "controlled" else "drop"
         assert f"rop {points(pair[drop])} " in words
         assert points(others[pair["class_index"]][drop]) in words.partition("Other models")[2]

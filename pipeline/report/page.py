@@ -109,7 +109,7 @@ def _points(drop: float) -> str:
 
 def _probability(value: float) -> str:
     smallest = 0.0001
-    return f"below {smallest}" if value < smallest else f"{value:.2g}" if value < 1 else "1"
+    return f"<{smallest}" if value < smallest else f"{value:.2g}" if value < 1 else "1"
 
 
 def _short(words: str) -> str:
