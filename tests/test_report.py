@@ -27,7 +27,7 @@ from manifests.errors import CapError
 from manifests.metrics import evaluate_groups, wilson
 from manifests.photos import inspect_photo
 from manifests.progress import Progress
-from manifests.schema import ANNOTATIONS, LABELS, PHOTOS
+from manifests.schema import ANNOTATIONS, GROUPS, LABELS, PAIRS, PHOTOS
 from manifests.tables import from_rows, write_table
 from manifests.vocabulary import read_reference
 from manifests.workspace import Workspace
@@ -141,7 +141,7 @@ def percent(share: float) -> str:
 
 
 def points(drop: float) -> str:
-    return f"{100 * drop:.1f}".replace("-", "\N{MINUS SIGN}")
+    return f"{100 * drop:.1f}".replace("-0.0", "0.0").replace("-", "\N{MINUS SIGN}")
 
 
 def with_interval(correct: int, photos: int) -> tuple[str, str]:
@@ -532,6 +532,24 @@ def test_a_model_tells_its_name_when_it_is_pointed_at_or_tapped(browser, invente
     page.mouse.move(0, 0)
     assert said.is_visible()
     assert marks.filter(has_text=RUN).locator(".says").count() == 1
+
+
+def test_a_long_name_stays_within_the_figure(browser, tmp_path):
+    workspace = invent(tmp_path / "w", classes=2)
+    long = f"model-{'x' * 90}-00000001"
+    pairs, groups = rows_of(workspace, "pairs"), rows_of(workspace, "groups")
+    for row in (*pairs, *groups):
+        names = {"run": row["run"], "chosen_by": row.get("chosen_by")}
+        row |= {key: long if name == RUN else name for key, name in names.items() if name}
+    write_table(workspace.table_path("pairs"), from_rows(pairs, PAIRS.schema), PAIRS)
+    write_table(workspace.table_path("groups"), from_rows(groups, GROUPS.schema), GROUPS)
+    workspace.table_path(f"predictions/{RUN}").rename(workspace.table_path(f"predictions/{long}"))
+    page, _ = opened(browser, told(workspace)["out"], width=390)
+    mark = page.locator(".square .tells").filter(has_text=long)
+    mark.evaluate("mark => mark.focus()")
+    words = mark.locator(".says").bounding_box()
+    assert words["x"] + words["width"] <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 # -- the page as a file

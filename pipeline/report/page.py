@@ -104,7 +104,8 @@ def _hundredths(share: float) -> str:
 
 
 def _points(drop: float) -> str:
-    return _hundredths(drop).replace("-", "\N{MINUS SIGN}")
+    # To round first and add 0 leaves no minus before a zero.
+    return f"{round(100 * drop, 1) + 0:.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _probability(value: float) -> str:

@@ -156,7 +156,7 @@ class _Drawing:
         for line, part_of_words in enumerate(words.split("\n")):
             ET.SubElement(
                 text, f"{{{_SVG}}}tspan", {"x": x, "dy": "1.25em" if line else "0"}
-            ).text = part_of_words
+            ).text = _short(part_of_words)
 
 
 def _plain(root: ET.Element, alternative: str) -> str:
@@ -203,7 +203,7 @@ _NAME, _DOTS = 0.38, 0.72
 """Where in its row a class has its name and its dots, from the top."""
 
 _APART = 0.07
-_LETTERS_AT_MOST = 40
+_LETTERS_AT_MOST = 36
 _SERIES: Mapping[str, tuple[str, str, str, float]] = {
     "common": ("o", COMMON, COMMON, 7),
     "counter": ("D", COUNTER, COUNTER, 6),
