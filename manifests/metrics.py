@@ -297,8 +297,7 @@ class Bootstrap:
         sums = self._sums(np.asarray(values, dtype=np.float64))
         return self._estimates(
             {
-                group: sums[self._of(group)].sum(axis=0)
-                / self._photos[self._of(group)].sum(axis=0)
+                group: sums[self._of(group)].sum(axis=0) / self._photos[self._of(group)].sum(axis=0)
                 for group in self.groups
             },
             sign,

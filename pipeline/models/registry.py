@@ -32,6 +32,7 @@ __all__ = [
     "file_sha256",
     "load_model",
     "network_digest",
+    "published_name",
     "register",
     "score_digest",
 ]
@@ -215,6 +216,12 @@ def network_digest(description: Mapping[str, Any]) -> str:
     Precision and device are left out, as in `score_digest`.
     """
     return _digest(description, _NETWORK)
+
+
+def published_name(description: Mapping[str, Any]) -> str:
+    """A model's SPEC without the folders of local files, which are nobody's business."""
+    parts = (description["family"], description["architecture"], description["weights"])
+    return ":".join(part for part in parts if part)
 
 
 def _digest(description: Mapping[str, Any], parts: tuple[str, ...]) -> str:

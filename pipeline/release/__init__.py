@@ -2,7 +2,8 @@
 
 The folder is written beside its place and moved there when it is whole. The same split gives the
 same bytes. Beside the photos it holds the label space, unless that is ImageNet-1K, and, where the
-choosing run kept its scores, the labels most like each class. A release that is there already, from the same tables and parameters, is fresh.
+choosing run kept its scores, the labels most like each class. A release that is there already, from
+the same tables and parameters, is fresh.
 """
 
 from __future__ import annotations
@@ -218,9 +219,7 @@ def _write(
     }
 
 
-def _write_labels(
-    workspace: Workspace, rows: pa.Table, run: str, folder: Path
-) -> dict[str, Any]:
+def _write_labels(workspace: Workspace, rows: pa.Table, run: str, folder: Path) -> dict[str, Any]:
     """Write the label space and the confusing labels; gives what the manifest says of them."""
     labels = workspace.label_space
     if labels.name != "imagenet1k":
