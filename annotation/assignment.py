@@ -1,9 +1,9 @@
 """Who is asked about which photo, and in which order: decided from tables alone.
 
-A class comes first as long as it needs most: photos are missing until two of its backgrounds have
-as many as a split wants. Within a class the order is seeded-random, or by suggested background; it
-never depends on whether a model was right. What is decided for a photo depends on its digest and
-the seed only, so that pushing again decides the same.
+A class comes first as long as it needs most: as many photos as the plan of `cap split --plan` asks
+for, or else as two of its backgrounds lack of what a split wants at least. Within a class the order
+is seeded-random, or by suggested background; it never depends on whether a model was right. What is
+decided for a photo depends on its digest and the seed only, so that pushing again decides the same.
 """
 
 from __future__ import annotations
@@ -13,8 +13,20 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
-__all__ = ["EVERYONE", "TWICE", "Candidate", "Plan", "assign", "draw", "in_order", "still_needed"]
+__all__ = [
+    "EVERYONE",
+    "TWICE",
+    "Candidate",
+    "Plan",
+    "assign",
+    "draw",
+    "in_order",
+    "planned",
+    "still_needed",
+]
 
 EVERYONE = "everyone"
 TWICE = "twice"
@@ -104,18 +116,58 @@ def still_needed(
     return needed
 
 
+def planned(
+    rows: Iterable[Mapping[str, Any]], backgrounds: Iterable[tuple[int, str]]
+) -> dict[tuple[int, str], int]:
+    """Photos that a class still needs of a background, by a plan that may be older than the tags.
+
+    Parameters
+    ----------
+    rows
+        Rows of the table `plan`.
+    backgrounds
+        Class index and background of every photo that is kept by now.
+    """
+    have = Counter(backgrounds)
+    return {
+        (row["class_index"], row["background"]): max(
+            0, row["have"] + row["need"] - have[row["class_index"], row["background"]]
+        )
+        for row in rows
+        if row["need"]
+    }
+
+
 def in_order(
-    candidates: Sequence[Candidate], needed: Mapping[int, int], plan: Plan
+    candidates: Sequence[Candidate],
+    needed: Mapping[int, int],
+    plan: Plan,
+    wanted: Mapping[tuple[int, str], int] = MappingProxyType({}),
 ) -> list[Candidate]:
     """Candidates in the order in which people should see them.
 
     The class that needs most is next; each photo queued lowers its need by one, so that classes in
-    equal need take turns.
+    equal need take turns. By suggestion, the backgrounds that a class wants most photos of come
+    first.
+
+    Parameters
+    ----------
+    candidates
+        The photos.
+    needed
+        Photos that each class needs.
+    plan
+        How photos are shared out.
+    wanted
+        Photos wanted of a class on a background.
     """
 
-    def place(candidate: Candidate) -> tuple[str, float]:
-        by = (candidate.suggested or "") if plan.order == "suggestion" else ""
-        return by, draw(plan.seed, "order", candidate.sha256)
+    def place(candidate: Candidate) -> tuple[int, str, float]:
+        chance = draw(plan.seed, "order", candidate.sha256)
+        if plan.order != "suggestion":
+            return 0, "", chance
+        suggested = candidate.suggested or ""
+        return -wanted.get((candidate.class_index, suggested), 0), suggested, chance
 
     waiting: defaultdict[int, list[Candidate]] = defaultdict(list)
     for candidate in sorted(candidates, key=place, reverse=True):

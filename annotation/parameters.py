@@ -75,7 +75,7 @@ class PushParameters:
     )
     min_photos: int = option(
         20,
-        "photos that a background needs, as in `cap split`; decides which class comes first",
+        "photos that a background needs; decides which class comes first where there is no plan",
         metavar="N",
     )
     adjudicate: bool = option(

@@ -24,6 +24,7 @@ from annotation.assignment import (
     assign,
     draw,
     in_order,
+    planned,
     still_needed,
 )
 from annotation.client import (
@@ -233,11 +234,7 @@ class _Sending:
         if everyone is not None and everyone.people < plan.overlap:
             self.client.ask_more(everyone, plan.overlap)
         by_digest = {question.candidate.sha256: question for question in questions}
-        ordered = in_order(
-            [question.candidate for question in questions],
-            still_needed(have, {q.candidate.class_index for q in questions}, parameters.min_photos),
-            plan,
-        )
+        ordered = self._in_order([question.candidate for question in questions], have, plan)
         given = assign(
             ordered, {batch: mirror.digests() for batch, mirror in mirrors.items()}, plan
         )
@@ -248,6 +245,24 @@ class _Sending:
             lot = [by_digest[candidate.sha256] for candidate in candidates]
             sent[project.title] = self._send(project, mirror, lot)
         return self._outcome(len(questions), sent)
+
+    def _in_order(
+        self, candidates: Sequence[Candidate], have: Sequence[tuple[int, str]], plan: Plan
+    ) -> list[Candidate]:
+        classes = {candidate.class_index for candidate in candidates}
+        if not self.workspace.has("plan"):
+            return in_order(
+                candidates, still_needed(have, classes, self.parameters.min_photos), plan
+            )
+        rows = self.workspace.read("plan").to_pylist()
+        wanted = planned(rows, have)
+        needed: Counter[int] = Counter()
+        for (index, _), count in wanted.items():
+            needed[index] += count
+        # A class that the plan does not know has been collected since, and lacks everything.
+        unknown = classes - {row["class_index"] for row in rows}
+        needed.update(dict.fromkeys(unknown, max(needed.values(), default=0)))
+        return in_order(candidates, needed, plan, wanted)
 
     @property
     def _folder(self) -> Path:

@@ -23,6 +23,7 @@ __all__ = [
     "SplitAccuracy",
     "bootstrap_counts",
     "class_shares",
+    "drop_interval",
     "evaluate_groups",
     "logit_line",
     "mcnemar",
@@ -41,13 +42,13 @@ _UNDEFINED_AT_MOST = 0.05
 """Share of resamples that may be undefined: beyond it, they may hold a whole tail."""
 
 
-def wilson(correct: Ints, photos: Ints) -> tuple[Floats, Floats]:
+def wilson(correct: Ints | Floats, photos: Ints | Floats) -> tuple[Floats, Floats]:
     """Wilson's 95 % score interval of a proportion.
 
     Parameters
     ----------
     correct, photos
-        Successes and trials, of the same shape; trials are positive.
+        Successes and trials, of the same shape; trials are positive, and may be effective ones.
 
     Returns
     -------
@@ -67,7 +68,9 @@ def wilson(correct: Ints, photos: Ints) -> tuple[Floats, Floats]:
     return np.clip(np.minimum(centre - half, p), 0, 1), np.clip(np.maximum(centre + half, p), 0, 1)
 
 
-def newcombe(correct: tuple[Ints, Ints], photos: tuple[Ints, Ints]) -> tuple[Floats, Floats]:
+def newcombe(
+    correct: tuple[Ints | Floats, Ints | Floats], photos: tuple[Ints | Floats, Ints | Floats]
+) -> tuple[Floats, Floats]:
     """Newcombe's 95 % interval of the difference between two independent proportions.
 
     Parameters
@@ -95,6 +98,68 @@ def newcombe(correct: tuple[Ints, Ints], photos: tuple[Ints, Ints]) -> tuple[Flo
     low = difference - np.hypot(first - low_1, high_2 - second)
     high = difference + np.hypot(high_1 - first, second - low_2)
     return np.clip(low, -1, 1), np.clip(high, -1, 1)
+
+
+def drop_interval(correct: Bools, common: Bools, observers: Ints) -> tuple[float, float]:
+    """95 % interval of the drop between two groups whose photos come from observers.
+
+    Newcombe's interval, with the numbers of photos replaced by effective ones: divided by the
+    design effect, which is the drop's variance over observers by that of independent photos, and
+    by what Student's t asks beyond the normal quantile where observers are few. Where every
+    observer has one photo it is Newcombe's interval itself.
+
+    Parameters
+    ----------
+    correct, common
+        Per photo, of shape (photos,): whether the prediction is right, and whether the photo is in
+        the common group. Both groups have photos.
+    observers
+        Integer label of each photo's observer, of shape (photos,).
+
+    Returns
+    -------
+    low, high
+        Ends of the interval of accuracy in common minus that in counter, within -1..1.
+
+    Notes
+    -----
+    Effective sample size with degrees of freedom: Korn and Graubard, "Confidence intervals for
+    proportions with small expected number of positive counts estimated from survey data", Survey
+    Methodology 24 (1998), 193-201. A percentile bootstrap over observers covers less: it is empty
+    where a small group is all right (see `benchmarks/inference.py`).
+    """
+    groups = np.stack([common, ~common], axis=1)
+    photos = groups.sum(axis=0)
+    right = (groups & correct[:, None]).sum(axis=0)
+    if len(np.unique(observers)) < len(observers):
+        _, unit = np.unique(observers, return_inverse=True)
+        photos, right = _effective(correct, groups, unit)
+    low, high = newcombe((right[0], right[1]), (photos[0], photos[1]))
+    return float(low), float(high)
+
+
+def _effective(correct: Bools, groups: Bools, unit: Ints) -> tuple[Floats, Floats]:
+    """Effective photos and right ones of both groups, where units hold several photos."""
+    from scipy import special
+
+    photos = groups.sum(axis=0)
+    accuracy = (groups & correct[:, None]).sum(axis=0) / photos
+    units = int(unit.max()) + 1
+    in_group = np.zeros((units, 2))
+    np.add.at(in_group, unit, groups)
+    members = (in_group > 0).sum(axis=0)
+    independent = float((accuracy * (1 - accuracy) / photos).sum())
+    if independent == 0:
+        return members.astype(np.float64), accuracy * members
+    # Linearised: what each unit adds to the drop.
+    shares = groups * (correct[:, None] - accuracy) / photos
+    influence = np.bincount(unit, weights=shares[:, 0] - shares[:, 1], minlength=units)
+    freedom = max(1, int(members.sum()) - 2)
+    variance = float((influence**2).sum()) * units / max(1, units - 1)
+    design_effect = max(1.0, variance / independent)
+    quantile = float(special.stdtrit(freedom, 0.975))
+    effective = photos / design_effect * (_Z95 / quantile) ** 2
+    return effective, accuracy * effective
 
 
 @dataclass(frozen=True)
@@ -318,45 +383,39 @@ class Bootstrap:
 
 
 def class_shares(
-    values: Bools, classes: Ints, groups: NDArray[np.str_], sign: Sign = 1
+    values: Bools, classes: Ints, groups: NDArray[np.str_], clusters: Ints, sign: Sign = 1
 ) -> dict[int, dict[str, Estimate]]:
     """Shares of photos of each class, by group, and the `drop` where the class has both groups.
 
     Parameters
     ----------
-    values, classes, groups
-        Per photo, of shape (photos,): what is counted, the class index, the group.
+    values, classes, groups, clusters
+        Per photo, of shape (photos,): what is counted, the class index, the group, the observer.
     sign
         As `Bootstrap.balanced` takes it.
 
     Returns
     -------
     dict
-        By class index, then group; with Wilson's intervals, and Newcombe's for the drop.
+        By class index, then group; with Wilson's intervals, and that of `drop_interval`.
     """
     found: dict[int, dict[str, Estimate]] = {}
-    counts: dict[int, dict[str, tuple[int, int]]] = {}
     for class_index in np.unique(classes):
-        counts[int(class_index)] = {
-            str(group): (int(values[rows].sum()), int(rows.sum()))
-            for group in np.unique(groups)
-            if (rows := (classes == class_index) & (groups == group)).any()
-        }
-    for class_index, groups_of in counts.items():
-        shares = {}
-        for group, (counted, photos) in groups_of.items():
-            low, high = wilson(np.array(counted), np.array(photos))
-            shares[group] = Estimate(photos, counted / photos, float(low), float(high))
-        if {"common", "counter"} <= groups_of.keys():
-            order = ("common", "counter") if sign > 0 else ("counter", "common")
-            pair = [groups_of[group] for group in order]
-            low, high = newcombe(
-                (np.array(pair[0][0]), np.array(pair[1][0])),
-                (np.array(pair[0][1]), np.array(pair[1][1])),
+        here = classes == class_index
+        shares: dict[str, Estimate] = {}
+        for group in np.unique(groups[here]):
+            counted = values[here & (groups == group)]
+            low, high = wilson(np.array(counted.sum()), np.array(len(counted)))
+            shares[str(group)] = Estimate(
+                len(counted), float(counted.mean()), float(low), float(high)
             )
-            drop = shares[order[0]].value - shares[order[1]].value
-            shares["drop"] = Estimate(pair[0][1] + pair[1][1], drop, float(low), float(high))
-        found[class_index] = shares
+        if {"common", "counter"} <= shares.keys():
+            first, second = ("common", "counter") if sign > 0 else ("counter", "common")
+            drop = shares[first].value - shares[second].value
+            ends = drop_interval(values[here], groups[here] == first, clusters[here])
+            photos = shares[first].photos + shares[second].photos
+            shares["drop"] = Estimate(photos, drop, *ends)
+        found[int(class_index)] = shares
     return found
 
 
@@ -492,7 +551,10 @@ def evaluate_groups(
         drop_ci_high=drop.ci_high if drop else None,
         plain_drop=plain_drop.value if plain_drop else None,
         classes={
-            names[class_index]: {g: share.value for g, share in shares.items() if g != "drop"}
-            for class_index, shares in class_shares(correct, classes, groups).items()
+            names[class_index]: {
+                group: float(correct[(classes == class_index) & (groups == group)].mean())
+                for group in np.unique(groups[classes == class_index]).tolist()
+            }
+            for class_index in np.unique(classes).tolist()
         },
     )

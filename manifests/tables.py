@@ -24,6 +24,7 @@ from manifests.errors import CapError, TableError
 from manifests.schema import SCHEMA_VERSION, TableSchema
 
 __all__ = [
+    "chosen_pairs",
     "count_by",
     "from_rows",
     "is_volatile",
@@ -101,6 +102,14 @@ def count_by(table: pa.Table, column: str) -> dict[str, int]:
     return {
         str(row["values"]): row["counts"] for row in sorted(counts, key=lambda c: str(c["values"]))
     }
+
+
+def chosen_pairs(pairs: pa.Table) -> pa.Table:
+    """Rows of `pairs` that chose, without those of models that are only reported for."""
+    if "chosen_by" not in pairs.column_names:
+        return pairs
+    chose = pc.fill_null(pc.equal(pairs["chosen_by"], pairs["run"]), True)
+    return pairs.filter(chose)
 
 
 def _fits(actual: pa.DataType, expected: pa.DataType) -> bool:

@@ -58,6 +58,7 @@ _WRITERS = {
     "groups": "cap split",
     "pairs": "cap split",
     "split": "cap split",
+    "plan": "cap split --plan",
 }
 
 _PARTS_AT_MOST = 200

@@ -149,12 +149,38 @@ class SplitParameters:
         kind="model",
         metavar="SPEC",
     )
-    rule: str = option("paper", "how common and counter are chosen", choices=("paper",))
-    min_photos: int = option(20, "photos that a background needs to be considered", metavar="N")
+    rule: str = option(
+        "controlled",
+        "how common and counter are chosen: tested, on photos apart, or as in the paper",
+        choices=("controlled", "paper"),
+    )
+    report_with: tuple[str, ...] = option(
+        (),
+        "other models, or names of runs, to report the pairs for",
+        kind="list",
+        metavar="A,B",
+    )
+    min_photos: int = option(
+        20,
+        "photos that a background needs to be considered, in validation if controlled",
+        metavar="N",
+    )
     min_drop: float = option(
         0.05, "a class is kept when its accuracy drops by more than this", metavar="FRACTION"
     )
+    fdr: float = option(
+        0.05, "share of false classes to expect among those selected", metavar="FRACTION"
+    )
+    validation_share: float = option(
+        0.5, "share of the photos that choose; the others tell the drop", metavar="FRACTION"
+    )
+    draws: int = option(10_000, "permutations for each class", metavar="N")
     exclude_mixed: bool = option(False, "leave out photos that have a second background")
+    seed: int = option(0, "seed of the division and of the permutations", metavar="N")
+    workers: int | None = option(None, "processes [default: one per core]", metavar="N")
+    plan: bool = option(False, "say which photos people should tag next, and write only that")
+    plan_drop: float = option(0.2, "drop that a plan is to find", metavar="FRACTION")
+    plan_power: float = option(0.8, "chance of finding it that a plan aims at", metavar="FRACTION")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["failures", "render", "status"]
 
-_TABLES = ("photos", "duplicates", "annotations", "labels", "groups", "pairs", "split")
+_TABLES = ("photos", "duplicates", "annotations", "labels", "plan", "groups", "pairs", "split")
 
 
 def failures(workspace: Workspace) -> list[dict[str, str]]:

@@ -16,6 +16,7 @@ from annotation.assignment import (
     assign,
     draw,
     in_order,
+    planned,
     still_needed,
 )
 
@@ -106,6 +107,25 @@ def test_a_draw_is_uniform_and_differs_between_purposes():
 def test_a_class_needs_photos_until_two_backgrounds_have_enough():
     have = [(0, "grass")] * 25 + [(0, "sky")] * 5 + [(0, "rock")] * 2 + [(1, "grass")] * 3
     assert still_needed(have, {0, 1, 2}, 20) == {0: 15, 1: 37, 2: 40}
+
+
+def test_a_plan_lowers_with_every_photo_tagged_since():
+    rows = [
+        {"class_index": 0, "background": "sky", "have": 10, "need": 30, "priority": 1},
+        {"class_index": 0, "background": "grass", "have": 50, "need": 0, "priority": 1},
+        {"class_index": 1, "background": "sky", "have": 0, "need": 5, "priority": 2},
+    ]
+    have = [(0, "sky")] * 25 + [(0, "grass")] * 50 + [(1, "sky")] * 9
+    assert planned(rows, have) == {(0, "sky"): 15, (1, "sky"): 0}
+
+
+def test_by_suggestion_the_backgrounds_that_a_plan_wants_most_of_come_first():
+    photos = [candidate(n, 0, ("grass", "rock", "sky", None)[n % 4]) for n in range(12)]
+    wanted = {(0, "sky"): 9, (0, "rock"): 2}
+    ordered = in_order(photos, {}, Plan(order="suggestion"), wanted)
+    assert [photo.suggested for photo in ordered][:6] == ["sky"] * 3 + ["rock"] * 3
+    by_chance = in_order(photos, {}, Plan(), wanted)
+    assert by_chance == in_order(photos, {}, Plan())
 
 
 def test_photos_of_a_class_can_come_by_suggested_background():

@@ -291,6 +291,18 @@ def test_the_class_that_needs_most_comes_first(office, study, ann, tmp_path):
     assert order != sorted(order)
 
 
+def test_a_plan_decides_which_class_comes_first(office, study, tmp_path):
+    tags = tmp_path / "tags.csv"
+    tags.write_text("path,background\n" + "".join(f"lion/{n}.jpg,grass\n" for n in range(3)))
+    cap("annotate", "import", str(tags), cwd=study.root)
+    cap("split", "--plan", cwd=study.root)
+    # By the plan a lion is needed three times less than the others, of which there are four each.
+    office.push(study, min_photos=2)
+    order = [photo_id.split(":")[1].split("/")[0] for photo_id in office.tasks(study)]
+    assert order[:6].count("lion") == 0
+    assert sorted(order) == ["ice bear"] * 4 + ["lion"] + ["otter"] * 4
+
+
 def test_batches_share_the_photos_among_annotators(office, study, ann, bob):
     outcome = office.push(study, annotators=("ann", "bob"), share=0.5, seed=1)
     mine, theirs = office.tasks(study, "ann"), office.tasks(study, "bob")

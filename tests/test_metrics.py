@@ -11,6 +11,7 @@ from manifests.metrics import (
     Bootstrap,
     bootstrap_counts,
     class_shares,
+    drop_interval,
     evaluate_groups,
     logit_line,
     mcnemar,
@@ -57,6 +58,53 @@ def test_newcombe_holds_the_difference_and_turns_round_with_the_proportions(firs
     assert -1 <= low <= difference + 1e-12
     assert difference - 1e-12 <= high <= 1
     assert interval(second, first) == pytest.approx((-high, -low))
+
+
+@given(PROPORTION, PROPORTION, st.booleans())
+def test_a_drop_of_independent_photos_has_newcombes_interval(first, second, shared):
+    correct = [i < k for k, n in (first, second) for i in range(n)]
+    common = np.array([True] * first[1] + [False] * second[1])
+    observers = np.arange(len(correct))
+    if shared:
+        # One observer with a photo in each group is still two photos of one person.
+        observers[-1] = observers[0]
+    low, high = drop_interval(np.array(correct), common, observers)
+    counts = zip(first, second, strict=True)
+    right, photos = (tuple(map(np.array, pair)) for pair in counts)
+    plain = [float(end) for end in newcombe(right, photos)]
+    difference = first[0] / first[1] - second[0] / second[1]
+    assert low - 1e-9 <= difference <= high + 1e-9
+    if shared:
+        assert low <= plain[0] + 1e-9
+        assert plain[1] - 1e-9 <= high
+    else:
+        assert [low, high] == pytest.approx(plain)
+
+
+def test_photos_that_repeat_each_other_count_once_in_the_interval_of_a_drop():
+    rng = np.random.default_rng(4)
+    correct, common = rng.random(200) < 0.7, rng.random(200) < 0.5
+    observers = np.arange(200)
+    single = drop_interval(correct, common, observers)
+    thrice = drop_interval(*(np.repeat(a, 3) for a in (correct, common, observers)))
+    assert thrice == pytest.approx(single, abs=0.005)
+
+
+@pytest.mark.parametrize("observers", [1, 3])
+def test_the_interval_of_a_drop_covers_the_truth_in_19_of_20_worlds(observers):
+    rng = np.random.default_rng(7)
+    held = 0
+    for _ in range(600):
+        owner = np.arange(180) // observers
+        common = np.isin(owner, rng.permutation(180 // observers)[: 90 // observers])
+        # Photos of one person are all right or all wrong in three cases of ten.
+        mood, own = rng.random(180)[owner], rng.random(180)
+        luck = np.where(rng.random(180)[owner] < 0.3, mood, own)
+        correct = luck < np.where(common, 0.85, 0.6)
+        low, high = drop_interval(correct, common, owner)
+        held += low <= 0.25 <= high
+    # Within three standard errors of 95 %.
+    assert abs(held / 600 - 0.95) < 3 * np.sqrt(0.95 * 0.05 / 600)
 
 
 def example():
@@ -163,7 +211,7 @@ def test_estimates_are_the_means_that_a_loop_over_classes_gives(split):
     classes, groups, observers, correct, _ = split
     bootstrap = Bootstrap(classes, groups, observers, draws=20)
     balanced, plain = bootstrap.balanced(correct), bootstrap.plain(correct)
-    by_class = class_shares(correct, classes, groups)
+    by_class = class_shares(correct, classes, groups, observers)
     for group in bootstrap.groups:
         here = groups == group
         each = [correct[here & (classes == c)].mean() for c in sorted(set(classes[here].tolist()))]
@@ -213,8 +261,8 @@ def test_the_drop_is_shared_out_among_the_kinds_of_errors(split):
         errors = sum(kind[group].value for kind in kinds)
         expected = estimate.value if group == "drop" else 1 - estimate.value
         assert errors == pytest.approx(expected)
-    by_class = class_shares(~correct, classes, groups, -1)
-    for class_index, shares in class_shares(correct, classes, groups).items():
+    by_class = class_shares(~correct, classes, groups, observers, -1)
+    for class_index, shares in class_shares(correct, classes, groups, observers).items():
         if "drop" in shares:
             lost = by_class[class_index]["drop"]
             assert lost.value == pytest.approx(shares["drop"].value)

@@ -22,7 +22,7 @@ from manifests.tables import from_rows, validate, write_table
 from manifests.workspace import Workspace
 from pipeline.parameters import SplitParameters
 from pipeline.split import split, split_rows
-from pipeline.split.groups import group_accuracies, judged_photos
+from pipeline.split.groups import group_accuracies, judged_photos, tagged_photos
 from pipeline.split.paper import choose_pairs
 
 
@@ -147,6 +147,10 @@ def tables(count: int = 6):
     return photos, duplicates, labels, predictions
 
 
+def judge(photos, duplicates, labels, predictions):
+    return judged_photos(tagged_photos(photos, duplicates, labels), predictions)
+
+
 def change(table, row: int, **cells):
     rows = table.to_pylist()
     rows[row].update(cells)
@@ -155,7 +159,7 @@ def change(table, row: int, **cells):
 
 def test_only_photos_that_are_kept_tagged_unique_and_scored_are_judged():
     photos, duplicates, labels, predictions = tables()
-    assert judged_photos(photos, duplicates, labels, predictions).num_rows == 6
+    assert judge(photos, duplicates, labels, predictions).num_rows == 6
     for changed in (
         (photos, change(duplicates, 0, relation="near"), labels, predictions),
         (photos, duplicates, change(labels, 0, decision="reject", background=None), predictions),
@@ -163,32 +167,8 @@ def test_only_photos_that_are_kept_tagged_unique_and_scored_are_judged():
         (photos, duplicates, labels, change(predictions, 0, status="failed", correct=None)),
         (change(photos, 0, class_index=None), duplicates, labels, predictions),
     ):
-        judged = judged_photos(*changed)
+        judged = judge(*changed)
         assert judged["photo_id"].to_pylist() == [f"folder:{i}" for i in range(1, 6)]
-
-
-def test_exactly_the_photos_with_a_second_background_can_be_left_out():
-    photos, duplicates, labels, predictions = tables()
-    mixed = change(change(labels, 1, background_second="rock"), 4, background_second="grass")
-    everything = judged_photos(photos, duplicates, mixed, predictions)
-    assert everything.num_rows == 6
-    pure = judged_photos(photos, duplicates, mixed, predictions, exclude_mixed=True)
-    assert pure["photo_id"].to_pylist() == ["folder:0", "folder:2", "folder:3", "folder:5"]
-    assert pure.to_pylist() == [
-        row
-        for row in everything.to_pylist()
-        if row["photo_id"] in set(pure["photo_id"].to_pylist())
-    ]
-    with pytest.raises(CapError, match="unique and tagged with one background"):
-        judged_photos(
-            photos,
-            duplicates,
-            from_rows(
-                [{**r, "background_second": "rock"} for r in labels.to_pylist()], LABELS.schema
-            ),
-            predictions,
-            exclude_mixed=True,
-        )
 
 
 def put_tables(workspace: Workspace, mixed: set[int]) -> None:
@@ -208,7 +188,7 @@ def put_tables(workspace: Workspace, mixed: set[int]) -> None:
 def test_the_split_without_mixed_photos_is_another_job_and_its_receipt_says_so(workspace):
     put_tables(workspace, mixed={0, 1, 10})
     for exclude, count in ((False, 60), (True, 57)):
-        parameters = SplitParameters(min_photos=5, exclude_mixed=exclude)
+        parameters = SplitParameters(rule="paper", min_photos=5, exclude_mixed=exclude)
         assert not split(workspace, parameters, Progress()).fresh
         assert split(workspace, parameters, Progress()).fresh
         for table in ("groups", "pairs", "split"):
@@ -218,21 +198,34 @@ def test_the_split_without_mixed_photos_is_another_job_and_its_receipt_says_so(w
     assert not ids & {"folder:0", "folder:1", "folder:10"}
 
 
+def test_the_split_without_mixed_photos_says_if_none_is_left(workspace):
+    put_tables(workspace, mixed=set(range(60)))
+    with pytest.raises(CapError, match="every photo that people kept has a second background"):
+        split(workspace, SplitParameters(exclude_mixed=True), Progress())
+
+
 def test_a_tagged_photo_without_a_prediction_is_an_error():
     photos, duplicates, labels, predictions = tables()
     with pytest.raises(CapError, match="1 tagged photos were not scored, such as folder:5"):
-        judged_photos(photos, duplicates, labels, predictions.slice(0, 5))
+        judge(photos, duplicates, labels, predictions.slice(0, 5))
 
 
 def test_predictions_over_another_label_space_are_an_error():
     photos, duplicates, labels, predictions = tables()
     rows = [{**r, "correct": None, "label_space": "backgrounds"} for r in predictions.to_pylist()]
     with pytest.raises(CapError, match="are over backgrounds, which does not hold"):
-        judged_photos(photos, duplicates, labels, from_rows(rows, PREDICTIONS.schema))
+        judge(photos, duplicates, labels, from_rows(rows, PREDICTIONS.schema))
+
+
+def test_a_model_that_failed_on_every_photo_is_an_error():
+    photos, duplicates, labels, predictions = tables()
+    rows = [{**r, "correct": None, "status": "failed"} for r in predictions.to_pylist()]
+    with pytest.raises(CapError, match="failed on every tagged photo; `cap status --failures`"):
+        judge(photos, duplicates, labels, from_rows(rows, PREDICTIONS.schema))
 
 
 def test_the_split_holds_the_photos_of_the_selected_pairs_in_their_groups():
-    judged = judged_photos(*tables(60))
+    judged = judge(*tables(60))
     groups = group_accuracies(judged, "run")
     validate(from_rows(groups, GROUPS.schema), GROUPS)
     pairs = choose_pairs(groups, 20, 0.05)

@@ -87,19 +87,26 @@ _EXACT_COPIES, _NEAR_COPIES = 12, 12
 _QUALITY = 90
 _PHOTO_STREAM, _TRAINING_STREAM, _WORLD_STREAM, _PEOPLE_STREAM, _COPY_STREAM = range(5)
 
-_OBSERVERS = (
-    ("Ada Winter", "cc0"),
-    ("Bo Lindqvist", "cc-by"),
-    ("Chidi Okafor", "cc-by-nc"),
-    ("Dilnoza Karimova", "cc-by"),
-    ("Esra Aydin", "cc-by-nc"),
-    ("Femke de Boer", "cc0"),
-    ("Gael Moreau", "cc-by-sa"),
-    ("Hana Sato", "cc-by-nc"),
-    ("Ines Carvalho", "cc-by"),
-    ("Jomo Wekesa", "cc-by-nc-sa"),
-    ("Kaia Tamm", "cc-by"),
-    ("Luz Herrera", "cc-by-nc"),
+_GIVEN_NAMES = (
+    ("Ada", "cc0"),
+    ("Bo", "cc-by"),
+    ("Chidi", "cc-by-nc"),
+    ("Dilnoza", "cc-by"),
+    ("Esra", "cc-by-nc"),
+    ("Femke", "cc0"),
+    ("Gael", "cc-by-sa"),
+    ("Hana", "cc-by-nc"),
+    ("Ines", "cc-by"),
+    ("Jomo", "cc-by-nc-sa"),
+    ("Kaia", "cc-by"),
+    ("Luz", "cc-by-nc"),
+)
+_FAMILY_NAMES = (
+    *("Winter", "Lindqvist", "Okafor", "Karimova", "Aydin", "de Boer"),
+    *("Moreau", "Sato", "Carvalho", "Wekesa", "Tamm", "Herrera"),
+)
+_OBSERVERS = tuple(
+    (f"{given} {family}", code) for given, code in _GIVEN_NAMES for family in _FAMILY_NAMES
 )
 _METADATA = ("file_name", "license", "attribution", "creator", "creator_id", "observed_at")
 

@@ -177,8 +177,9 @@ def _evaluate_model(
     tasks = [task]
     if chose and task.partition == "all":
         honest = "test" in task.photos.partitions
+        name = published_name(model.description)
         progress.note(
-            f"warning: {published_name(model.description)} chose this release's pairs, so that its drop on all photos is too "
+            f"warning: {name} chose this release's pairs, so that its drop on all photos is too "
             "large; "
             + ("the test photos show its honest drop" if honest else "judge by other models")
         )

@@ -36,8 +36,9 @@ class Photos:
         self.names: dict[int, str] = dict(
             zip(self.classes.tolist(), rows["class_name"].to_pylist(), strict=True)
         )
+        self.observers = observer_codes(rows)
         self.bootstrap = Bootstrap(
-            self.classes, self.groups, observer_codes(rows), draws=resamples, seed=seed
+            self.classes, self.groups, self.observers, draws=resamples, seed=seed
         )
 
 
@@ -95,7 +96,7 @@ def measure(answers: Answers, photos: Photos) -> dict[str, Any]:
     for name, (values, sign) in answers.shares().items():
         overall[name] = photos.bootstrap.balanced(values, sign)
         for class_index, shares in class_shares(
-            values, photos.classes, photos.groups, sign
+            values, photos.classes, photos.groups, photos.observers, sign
         ).items():
             classes[photos.names[class_index]][name] = _plain(shares)
     return {"measures": {n: _plain(found) for n, found in overall.items()}, "classes": classes}

@@ -55,7 +55,7 @@ def summary(
 
 
 def _interval(numbers: dict[str, Any]) -> str:
-    return f"[{100 * numbers['ci_low']:.1f}, {100 * numbers['ci_high']:.1f}]"
+    return f"[{100 * numbers['ci_low']:z.1f}, {100 * numbers['ci_high']:z.1f}]"
 
 
 def _lines(evaluation: dict[str, Any]) -> list[str]:
@@ -71,13 +71,13 @@ def _lines(evaluation: dict[str, Any]) -> list[str]:
     lines = [f"{evaluation['model']['name']}{where}: {', '.join(groups)}"]
     if "drop" in accuracy:
         drop = accuracy["drop"]
-        lines[0] += f", drop {100 * drop['value']:.1f} points {_interval(drop)}"
+        lines[0] += f", drop {100 * drop['value']:z.1f} points {_interval(drop)}"
     if _SAME in measures and "drop" in measures[_SAME]:
         same, other = (100 * measures[name]["drop"]["value"] for name in (_SAME, _OTHER))
         errors = [100 * measures[_SAME][g]["value"] for g in ("common", "counter")]
         everything = [100 * (1 - accuracy[g]["value"]) for g in ("common", "counter")]
         lines.append(
-            f"  of the drop, {same:.1f} points are confusions within the family and {other:.1f} "
+            f"  of the drop, {same:z.1f} points are confusions within the family and {other:z.1f} "
             f"are not (errors: {errors[0]:.1f} of {everything[0]:.1f} % in common, "
             f"{errors[1]:.1f} of {everything[1]:.1f} % in counter within the family)"
         )
@@ -91,5 +91,5 @@ def _is_headline(row: dict[str, Any]) -> bool:
 def _against(row: dict[str, Any]) -> str:
     return (
         f"drop of {row['model']} minus that of {row['other_model']}: "
-        f"{100 * row['difference']:.1f} points {_interval(row)}"
+        f"{100 * row['difference']:z.1f} points {_interval(row)}"
     )

@@ -25,7 +25,7 @@ from manifests.errors import CapError, PhotoError, ReleaseError
 from manifests.loader import CONFUSING_FILE, LABEL_SPACE_FILE, MANIFEST
 from manifests.photos import has_location
 from manifests.schema import RELEASE, SCHEMA_VERSION
-from manifests.tables import count_by
+from manifests.tables import chosen_pairs, count_by
 from manifests.vocabulary import allowed_licenses, default_licenses
 from manifests.workspace import Outcome
 from pipeline.release.card import dataset_card
@@ -196,7 +196,7 @@ def _write(
         for group in ("common", "counter")
         for shard in writer.write(rows.filter(pc.equal(rows["group"], group)), group)
     ]
-    pairs = workspace.read("pairs")
+    pairs = chosen_pairs(workspace.read("pairs"))
     if writer.with_location:
         progress.note(
             f"warning: {writer.with_location} photos tell in their EXIF data where they were taken"

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from manifests.schema import CONFUSING
-from manifests.tables import from_rows, validate
+from manifests.tables import chosen_pairs, from_rows, validate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,9 +49,7 @@ class Reference:
 
 def choosing_run(pairs: pa.Table) -> str:
     """Name of the run whose predictions chose the pairs."""
-    selected = pairs.filter(pairs["selected"])
-    chosen_by = "chosen_by" if "chosen_by" in pairs.column_names else "run"
-    return str(pc.coalesce(selected[chosen_by], selected["run"])[0])
+    return str(chosen_pairs(pairs)["run"][0])
 
 
 def most_like(

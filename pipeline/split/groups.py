@@ -15,60 +15,61 @@ import pyarrow.compute as pc
 from manifests.errors import CapError
 from manifests.metrics import wilson
 
-__all__ = ["group_accuracies", "judged_photos"]
+__all__ = ["group_accuracies", "judged_photos", "observers", "tagged_photos"]
 
 
-def judged_photos(
-    photos: pa.Table,
-    duplicates: pa.Table,
-    labels: pa.Table,
-    predictions: pa.Table,
-    *,
-    exclude_mixed: bool = False,
-) -> pa.Table:
-    """Photos that count, with their background and whether the model was right.
-
-    Parameters
-    ----------
-    photos, duplicates, labels, predictions
-        The tables; `predictions` of one run.
-    exclude_mixed
-        Whether photos with a second background are left out.
+def tagged_photos(photos: pa.Table, duplicates: pa.Table, labels: pa.Table) -> pa.Table:
+    """Photos that are stored, repeat no other, and were kept by people with a background.
 
     Returns
     -------
     Table
-        Columns of `photos` with `background` and `correct`, one row per judged photo, by photo_id.
+        Columns of `photos` with `background` and `background_second`, by photo_id.
 
     Raises
     ------
     CapError
-        If the predictions are over another label space, or photos that people kept were not
-        scored.
+        If there is none.
     """
     kept = labels.filter(
         pc.and_(pc.equal(labels["decision"], "keep"), pc.is_valid(labels["background"]))
     )
-    if exclude_mixed:
-        kept = kept.filter(pc.is_null(kept["background_second"]))
     unique = duplicates.filter(pc.is_in(duplicates["relation"], pa.array(["unique", "keeper"])))
     stored = photos.filter(
         pc.and_(pc.equal(photos["status"], "ok"), pc.is_valid(photos["class_index"]))
     )
     stored = stored.filter(pc.is_in(stored["photo_id"], unique["photo_id"].combine_chunks()))
-    tagged = stored.join(kept.select(["photo_id", "background"]), "photo_id", join_type="inner")
+    said = kept.select(["photo_id", "background", "background_second"])
+    tagged = stored.join(said, "photo_id", join_type="inner")
     if not tagged.num_rows:
-        tagged_how = "tagged with one background" if exclude_mixed else "tagged"
         msg = (
-            f"no photo is kept, unique and {tagged_how}; run `cap annotate import FILE`, see "
-            "`cap status`"
+            "no photo is kept, unique and tagged; run `cap annotate import FILE`, see `cap status`"
         )
         raise CapError(msg)
-    judged = _with_predictions(tagged, predictions)
-    return judged.filter(pc.is_valid(judged["correct"])).sort_by("photo_id")
+    return tagged.sort_by("photo_id")
 
 
-def _with_predictions(tagged: pa.Table, predictions: pa.Table) -> pa.Table:
+def judged_photos(tagged: pa.Table, predictions: pa.Table) -> pa.Table:
+    """Tagged photos with whether the model was right; those that it could not read are left out.
+
+    Parameters
+    ----------
+    tagged
+        As `tagged_photos` gives them.
+    predictions
+        Of one run.
+
+    Returns
+    -------
+    Table
+        The columns of `tagged` and `correct`, by photo_id.
+
+    Raises
+    ------
+    CapError
+        If the predictions are over another label space, or photos were not scored, or none could
+        be.
+    """
     scored = predictions.select(["photo_id", "correct"]).append_column(
         "scored", pc.equal(predictions["status"], "ok")
     )
@@ -81,11 +82,20 @@ def _with_predictions(tagged: pa.Table, predictions: pa.Table) -> pa.Table:
         )
         raise CapError(msg)
     answered = judged.filter(judged["scored"])
-    if answered.num_rows and answered["correct"].null_count == answered.num_rows:
+    if not answered.num_rows:
+        msg = "the model failed on every tagged photo; `cap status --failures` says why"
+        raise CapError(msg)
+    if answered["correct"].null_count == answered.num_rows:
         space = predictions["label_space"][0].as_py()
         msg = f"the predictions are over {space}, which does not hold the photos' classes"
         raise CapError(msg)
-    return judged.drop_columns(["scored"])
+    judged = judged.drop_columns(["scored"])
+    return judged.filter(pc.is_valid(judged["correct"])).sort_by("photo_id")
+
+
+def observers(photos: pa.Table) -> pa.Array:
+    """Who took each photo; a photo whose observer is unknown is its own."""
+    return pc.coalesce(photos["creator_id"], photos["photo_id"]).combine_chunks()
 
 
 def group_accuracies(judged: pa.Table, run: str) -> list[dict[str, Any]]:
@@ -94,13 +104,22 @@ def group_accuracies(judged: pa.Table, run: str) -> list[dict[str, Any]]:
     Parameters
     ----------
     judged
-        As `judged_photos` gives it.
+        As `judged_photos` gives it; with a column `partition`, what is in validation is counted
+        too.
     run
         Name of the scoring run.
     """
+    counts = [("correct", "count"), ("correct", "sum"), ("class_name", "min")]
+    divided = "partition" in judged.column_names
+    if divided:
+        chooses = pc.equal(judged["partition"], "validation")
+        judged = judged.append_column("validation_photos", chooses.cast(pa.int32()))
+        right = pc.and_(chooses, judged["correct"]).cast(pa.int32())
+        judged = judged.append_column("validation_correct", right)
+        counts += [("validation_photos", "sum"), ("validation_correct", "sum")]
     counted = (
         judged.group_by(["class_index", "background"])
-        .aggregate([("correct", "count"), ("correct", "sum"), ("class_name", "min")])
+        .aggregate(counts)
         .sort_by([("class_index", "ascending"), ("background", "ascending")])
     )
     photos = counted["correct_count"].to_numpy().astype(np.int64)
@@ -117,6 +136,8 @@ def group_accuracies(judged: pa.Table, run: str) -> list[dict[str, Any]]:
             "accuracy": float(correct[i] / photos[i]),
             "ci_low": float(low[i]),
             "ci_high": float(high[i]),
+            "validation_photos": row.get("validation_photos_sum"),
+            "validation_correct": row.get("validation_correct_sum"),
         }
         for i, row in enumerate(counted.to_pylist())
     ]
