@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,11 +80,17 @@ class _Task:
     partition: str
     parameters: EvaluateParameters
 
-    @property
+    @cached_property
     def honest(self) -> _Task:
         """The same on the photos that did not choose the pairs."""
         rows = _of_partition(self.photos, "test")
         return _Task(self.photos, rows, self.choices, "test", self.parameters)
+
+    @cached_property
+    def measured(self) -> Photos:
+        """The photos with their resamples."""
+        resamples, seed = self.parameters.resamples, self.parameters.seed
+        return Photos(self.rows, resamples=resamples, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -242,9 +249,7 @@ def _evaluate_part(
         return _Made(*standing, task, fresh=True)
     content = {"evaluation": name, "key": key, **measured, **_about(model, task, chose)}
     predictions = _predict(model, task, cache, progress)
-    photos = Photos(task.rows, resamples=parameters.resamples, seed=parameters.seed)
-    answers = _answers(predictions, task, photos)
-    content |= measure(answers, photos)
+    content |= measure(_answers(predictions, task), task.measured)
     return _Made(content, predictions, task, fresh=False)
 
 
@@ -312,30 +317,28 @@ def _predict(model: Model, task: _Task, cache: Path, progress: Progress) -> pa.T
     return from_rows(rows, schema)
 
 
-def _answers(predictions: pa.Table, task: _Task, photos: Photos) -> Answers:
+def _answers(predictions: pa.Table, task: _Task) -> Answers:
     order = pc.index_in(task.rows["photo_id"], predictions["photo_id"].combine_chunks())
     predicted = predictions["predicted_index"].take(order).to_numpy().astype(np.int64)
-    return Answers.of(predicted, photos, task.choices)
+    return Answers.of(predicted, task.measured, task.choices)
 
 
 def _comparisons(pairs: Sequence[tuple[_Made, _Made]]) -> Iterator[dict[str, Any]]:
     """Rows of `comparisons`."""
-    photos: dict[str, Photos] = {}
-    for first, second in pairs:
-        task = first.task
-        if task.partition not in photos:
-            parameters = task.parameters
-            photos[task.partition] = Photos(
-                task.rows, resamples=parameters.resamples, seed=parameters.seed
-            )
-        here = photos[task.partition]
-        answers = [_answers(made.predictions, task, here) for made in (first, second)]
+    answers: dict[str, Answers] = {}
+    for pair in pairs:
+        for made in pair:
+            name = made.content["evaluation"]
+            if name not in answers:
+                answers[name] = _answers(made.predictions, made.task)
+        first, second = (made.content for made in pair)
         about = {
-            "evaluation": first.content["evaluation"],
-            "other": second.content["evaluation"],
-            "model": first.content["model"]["name"],
-            "other_model": second.content["model"]["name"],
-            **evaluated(first.content),
+            "evaluation": first["evaluation"],
+            "other": second["evaluation"],
+            "model": first["model"]["name"],
+            "other_model": second["model"]["name"],
+            **evaluated(first),
         }
-        for row in compare(answers[0], answers[1], here):
+        here = pair[0].task.measured
+        for row in compare(answers[about["evaluation"]], answers[about["other"]], here):
             yield {**about, **row}
