@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
 import pytest
-from conftest import cap
+from conftest import cap, weights
 
 from manifests import load_split
 from manifests.workspace import Workspace
@@ -89,6 +90,38 @@ def test_evaluating_the_runs_own_predictions_gives_the_accuracies_of_the_pairs(
             )
     assert found.drop == pytest.approx(sum(pair["drop"] for pair in pairs) / len(pairs))
     assert found.drop_ci_low < found.drop < found.drop_ci_high
+
+
+def test_evaluating_the_release_gives_the_accuracies_of_the_pairs_and_says_who_chose_them(
+    finished: Workspace, tmp_path
+):
+    command = ["evaluate", finished.root / "release", "--cache", tmp_path / "cache"]
+    command += ["--model", f"timm:tf_efficientnet_lite0:{weights()}"]
+    done = cap(*command, cwd=tmp_path)
+    assert "chose this release's pairs" in done.stderr
+    assert "confusions within the family" in done.stdout
+    cap(*command, "--label-space", "confusing20", cwd=tmp_path)
+    cap(*command, "--label-space", "classes", cwd=tmp_path)
+    files = (tmp_path / "results" / "evaluations").iterdir()
+    found = {e["label_space"]["name"]: e for e in (json.loads(f.read_text()) for f in files)}
+    pairs = {p["class_name"]: p for p in finished.read("pairs").to_pylist() if p["selected"]}
+    everything = found["imagenet1k"]
+    assert everything["classes"].keys() == pairs.keys()
+    for name, measured in everything["classes"].items():
+        for group in ("common", "counter", "drop"):
+            key = "drop" if group == "drop" else f"{group}_accuracy"
+            assert measured["accuracy"][group]["value"] == pytest.approx(pairs[name][key])
+    # The fewer labels compete, the fewer are wrong.
+    for group in ("common", "counter"):
+        accuracies = [
+            found[space]["measures"]["accuracy"][group]["value"]
+            for space in ("imagenet1k", "confusing20", "classes")
+        ]
+        assert accuracies == sorted(accuracies)
+        assert accuracies[0] < accuracies[-1]
+    lost = {name: m["drop"]["value"] for name, m in everything["measures"].items()}
+    assert lost["error_same_family"] + lost["error_other_family"] == pytest.approx(lost["accuracy"])
+    assert 0 < lost["error_same_family"] < lost["accuracy"]
 
 
 def test_running_again_does_nothing(finished: Workspace):

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from manifests.robustness import effective_robustness
+from manifests.schema import RESULTS
+from manifests.tables import from_rows
+from pipeline.evaluate.results import tidy
+
 __all__ = ["summary"]
 
 _SAME, _OTHER = "error_same_family", "error_other_family"
@@ -34,7 +39,12 @@ def summary(
         f"{models} {'model' if models == 1 else 'models'} on {first['release']['photos']} photos "
         f"of {first['release']['name']}, {space['name']} ({compete}); results in {folder}"
     )
-    lines = [line for evaluation in evaluations for line in _lines(evaluation)]
+    distances = _distances(evaluations)
+    lines = [
+        line
+        for evaluation in evaluations
+        for line in _lines(evaluation, distances.get(evaluation["evaluation"]))
+    ]
     lines += [_against(row) for row in comparisons if _is_headline(row)]
     facts = {
         "results": str(folder),
@@ -46,6 +56,7 @@ def summary(
                 "partition": e["parameters"]["partition"],
                 "chose_pairs": e["chose_pairs"],
                 "measures": e["measures"],
+                "effective_robustness": distances.get(e["evaluation"]),
             }
             for e in evaluations
         ],
@@ -54,11 +65,23 @@ def summary(
     return "\n".join([head, *(f"  {line}" for line in lines)]), facts
 
 
+def _distances(evaluations: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """How far each model lies from the paper's line through ImageNet models, where it has one."""
+    found = {}
+    for evaluation in evaluations:
+        results = from_rows(tidy(evaluation), RESULTS.schema)
+        space = evaluation["label_space"]["name"]
+        for point in effective_robustness(results, label_space=space).points.to_pylist():
+            if point["source"] == "results" and point["distance"] is not None:
+                found[evaluation["evaluation"]] = point["distance"]
+    return found
+
+
 def _interval(numbers: dict[str, Any]) -> str:
     return f"[{100 * numbers['ci_low']:z.1f}, {100 * numbers['ci_high']:z.1f}]"
 
 
-def _lines(evaluation: dict[str, Any]) -> list[str]:
+def _lines(evaluation: dict[str, Any], distance: float | None) -> list[str]:
     measures = evaluation["measures"]
     accuracy = measures["accuracy"]
     partition = evaluation["parameters"]["partition"]
@@ -80,6 +103,12 @@ def _lines(evaluation: dict[str, Any]) -> list[str]:
             f"  of the drop, {same:z.1f} points are confusions within the family and {other:z.1f} "
             f"are not (errors: {errors[0]:.1f} of {everything[0]:.1f} % in common, "
             f"{errors[1]:.1f} of {everything[1]:.1f} % in counter within the family)"
+        )
+    if distance is not None:
+        where = "above" if distance > 0 else "below"
+        lines.append(
+            f"  counter accuracy {abs(100 * distance):.1f} points {where} the paper's line through "
+            "ImageNet models (on CounterAnimal's photos)"
         )
     return lines
 
