@@ -12,6 +12,9 @@ import pytest
 from conftest import cap, weights
 
 from manifests import load_split
+from manifests.robustness import effective_robustness
+from manifests.schema import RESULTS
+from manifests.tables import read_table
 from manifests.workspace import Workspace
 
 
@@ -100,6 +103,11 @@ def test_evaluating_the_release_gives_the_accuracies_of_the_pairs_and_says_who_c
     done = cap(*command, cwd=tmp_path)
     assert "chose this release's pairs" in done.stderr
     assert "confusions within the family" in done.stdout
+    assert "the paper's line through ImageNet models" in done.stdout
+    told = json.loads(cap(*command, "--json", cwd=tmp_path).stdout)
+    results = read_table(tmp_path / "results" / "results.parquet", RESULTS)
+    own = effective_robustness(results).points.to_pylist()[-1]
+    assert told["evaluations"][0]["effective_robustness"] == own["distance"]
     cap(*command, "--label-space", "confusing20", cwd=tmp_path)
     cap(*command, "--label-space", "classes", cwd=tmp_path)
     files = (tmp_path / "results" / "evaluations").iterdir()
