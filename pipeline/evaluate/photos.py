@@ -56,6 +56,8 @@ class EvaluationSet:
         The labels most like each class, where they are known.
     chosen_by
         The run that chose the pairs, with its model's description where that is known.
+    digest
+        sha256 of the rows, which hold the photos' own.
     """
 
     name: str
