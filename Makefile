@@ -21,7 +21,7 @@ real: $(READY)
 	$(BIN)/cap --workspace real dedup
 	$(BIN)/cap --workspace real annotate import $(SHARED)/photos.tsv
 	$(BIN)/cap --workspace real score --model timm:tf_efficientnet_lite0:$(WEIGHTS)
-	$(BIN)/cap --workspace real split --rule paper --min-photos 8
+	$(BIN)/cap --workspace real split --min-photos 5
 	$(BIN)/cap --workspace real release real/release --licenses any
 
 test: $(READY)

@@ -99,6 +99,7 @@ def clustered_world(
     drop: float = 0.0,
     observers: int = 90,
     backgrounds: int = 4,
+    accuracy: float = 0.6,
 ) -> World:
     """Photos of one person resemble each other, and mostly lie on that person's background.
 
@@ -111,11 +112,13 @@ def clustered_world(
     classes
         Number of classes.
     drop
-        Accuracy on the first background above that on the others, which is 0.6.
+        Accuracy on the first background above that on the others.
     observers, backgrounds
         Of each class.
+    accuracy
+        On the other backgrounds.
     """
-    rates = np.full(backgrounds, 0.6)
+    rates = np.full(backgrounds, accuracy)
     rates[0] += drop
     people = np.arange(classes * observers)
     owner = np.repeat(people, rng.choice([1, 2, 3, 8], len(people)))
@@ -125,10 +128,10 @@ def clustered_world(
     background = np.where(away, rng.integers(0, backgrounds, len(owner)), place)
     shared, own = rng.random(len(people))[owner], rng.random(len(owner))
     luck = np.where(rng.random(len(owner)) < 0.5, shared, own)
-    accuracy = {
+    truth = {
         (number, BACKGROUNDS[kind]): float(rates[kind])
         for number in range(classes)
         for kind in range(backgrounds)
     }
     null = frozenset(range(classes)) if drop == 0 else frozenset()
-    return World(_table(index, background, luck < rates[background], owner), accuracy, null)
+    return World(_table(index, background, luck < rates[background], owner), truth, null)

@@ -136,13 +136,13 @@ class Split:
     def _where(self, column: str, value: object, known: list[Any]) -> Split:
         if value not in known:
             listed = ", ".join(str(name) for name in known)
-            msg = f"the split has no {column} {value!r}; it has {listed}"
+            msg = f"the split has no {column} {value!r}; it has {listed or 'none'}"
             raise ReleaseError(msg)
         rows = self._rows.filter(pc.equal(self._rows[column], value))
         return Split(rows, self._images, self.folder, self.release)
 
     def _known(self, column: str) -> list[Any]:
-        return sorted(pc.unique(self._rows[column]).to_pylist())
+        return sorted(pc.unique(self._rows[column].drop_null()).to_pylist())
 
     def group(self, name: str) -> Split:
         """The rows of `common` or `counter`.
@@ -153,6 +153,13 @@ class Split:
             If the split has no such group.
         """
         return self._where("group", name, self._known("group"))
+
+    def partition(self, name: str) -> Split:
+        """The rows of `validation`, which chose the groups, or of `test`; raises as `group` does.
+
+        A release made by the paper's rule has no partitions.
+        """
+        return self._where("partition", name, self._known("partition"))
 
     def background(self, name: str) -> Split:
         """The rows on one background; raises as `group` does."""

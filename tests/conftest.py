@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -133,8 +134,7 @@ save_scores = true
 file = "{shared / "photos.tsv"}"
 
 [split]
-rule = "paper"
-min_photos = 8
+min_photos = 5
 
 [release]
 out = "release"
@@ -142,6 +142,14 @@ licenses = ["any"]
 """)
     cap("run", cwd=root)
     return Workspace(root)
+
+
+def papers_split(finished: Workspace, folder: Path) -> Workspace:
+    """A workspace with the same tables, split by the paper's rule."""
+    shutil.copytree(finished.root / "manifests", folder / "manifests")
+    (folder / "cap.toml").write_text("")
+    cap("split", "--rule", "paper", "--min-photos", "8", cwd=folder)
+    return Workspace(folder)
 
 
 def missing(what: str, how: str) -> None:

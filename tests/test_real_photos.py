@@ -8,8 +8,9 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
-from conftest import cap, weights
+from conftest import cap, papers_split, weights
 
 from manifests import load_split
 from manifests.robustness import effective_robustness
@@ -61,6 +62,18 @@ def test_pelican_is_water_over_sky_and_otter_water_over_grass(finished: Workspac
     assert all(pair["selected"] or pair["reason"] for pair in pairs.values())
 
 
+def test_the_papers_rule_on_few_photos_finds_more_pairs_with_larger_drops(
+    finished: Workspace, tmp_path
+):
+    copy = papers_split(finished, tmp_path / "paper")
+    paper = {row["class_name"] for row in copy.read("pairs").to_pylist() if row["selected"]}
+    assert paper == {"Nile crocodile", "flamingo", "pelican", "otter", "African bush elephant"}
+    pairs = [row for row in finished.read("pairs").to_pylist() if row["selected"]]
+    assert len(pairs) < len(paper)
+    # What chose the pairs overstates them: photos apart show less.
+    assert all(pair["drop_honest"] < pair["drop"] for pair in pairs)
+
+
 def test_the_loader_returns_every_photo_with_the_source_files_bytes(
     finished: Workspace, shared: Path
 ):
@@ -75,11 +88,12 @@ def test_the_loader_returns_every_photo_with_the_source_files_bytes(
         assert label == record["class_index"]
 
 
+@pytest.mark.parametrize(("partition", "column"), [("validation", ""), ("test", "test_")])
 def test_evaluating_the_runs_own_predictions_gives_the_accuracies_of_the_pairs(
-    finished: Workspace,
+    finished: Workspace, partition, column
 ):
     (run,) = finished.runs()
-    split = load_split(finished.root / "release")
+    split = load_split(finished.root / "release").partition(partition)
     predictions = finished.read(f"predictions/{run}").to_pylist()
     inside = set(split.table["photo_id"].to_pylist())
     found = split.evaluate(
@@ -89,47 +103,58 @@ def test_evaluating_the_runs_own_predictions_gives_the_accuracies_of_the_pairs(
     for pair in pairs:
         for group in ("common", "counter"):
             assert found.classes[pair["class_name"]][group] == pytest.approx(
-                pair[f"{group}_accuracy"]
+                pair[f"{group}_{column}accuracy"]
             )
-    assert found.drop == pytest.approx(sum(pair["drop"] for pair in pairs) / len(pairs))
+    drops = [pair["drop_honest" if column else "drop"] for pair in pairs]
+    assert found.drop == pytest.approx(sum(drops) / len(drops))
     assert found.drop_ci_low < found.drop < found.drop_ci_high
 
 
-def test_evaluating_the_release_gives_the_accuracies_of_the_pairs_and_says_who_chose_them(
+def test_evaluating_the_release_gives_the_drops_of_the_pairs_and_says_who_chose_them(
     finished: Workspace, tmp_path
 ):
     command = ["evaluate", finished.root / "release", "--cache", tmp_path / "cache"]
     command += ["--model", f"timm:tf_efficientnet_lite0:{weights()}"]
     done = cap(*command, cwd=tmp_path)
     assert "chose this release's pairs" in done.stderr
+    assert "the test photos show its honest drop" in done.stderr
     assert "confusions within the family" in done.stdout
     assert "the paper's line through ImageNet models" in done.stdout
-    told = json.loads(cap(*command, "--json", cwd=tmp_path).stdout)
-    results = read_table(tmp_path / "results" / "results.parquet", RESULTS)
-    own = effective_robustness(results).points.to_pylist()[-1]
-    assert told["evaluations"][0]["effective_robustness"] == own["distance"]
-    cap(*command, "--label-space", "confusing20", cwd=tmp_path)
-    cap(*command, "--label-space", "classes", cwd=tmp_path)
-    files = (tmp_path / "results" / "evaluations").iterdir()
-    found = {e["label_space"]["name"]: e for e in (json.loads(f.read_text()) for f in files)}
+    for options in (
+        ("--partition", "validation"),
+        ("--label-space", "confusing20"),
+        ("--label-space", "classes"),
+    ):
+        cap(*command, *options, cwd=tmp_path)
+    found = {}
+    for file in (tmp_path / "results" / "evaluations").iterdir():
+        evaluation = json.loads(file.read_text())
+        key = (evaluation["label_space"]["name"], evaluation["parameters"]["partition"])
+        found[key] = evaluation
+    # What chose them, and the honest drop with its interval, as `cap split` has them.
     pairs = {p["class_name"]: p for p in finished.read("pairs").to_pylist() if p["selected"]}
-    everything = found["imagenet1k"]
-    assert everything["classes"].keys() == pairs.keys()
-    for name, measured in everything["classes"].items():
-        for group in ("common", "counter", "drop"):
-            key = "drop" if group == "drop" else f"{group}_accuracy"
-            assert measured["accuracy"][group]["value"] == pytest.approx(pairs[name][key])
-    # The fewer labels compete, the fewer are wrong.
+    for partition, column in (("validation", "drop"), ("test", "drop_honest")):
+        classes = found["imagenet1k", partition]["classes"]
+        assert classes.keys() == pairs.keys()
+        for name, measured in classes.items():
+            assert measured["accuracy"]["drop"]["value"] == pytest.approx(pairs[name][column])
+    for name, measured in found["imagenet1k", "test"]["classes"].items():
+        for end in ("ci_low", "ci_high"):
+            assert measured["accuracy"]["drop"][end] == pytest.approx(pairs[name][f"drop_{end}"])
+    # The fewer labels compete, the fewer answers are wrong.
     for group in ("common", "counter"):
         accuracies = [
-            found[space]["measures"]["accuracy"][group]["value"]
+            found[space, "all"]["measures"]["accuracy"][group]["value"]
             for space in ("imagenet1k", "confusing20", "classes")
         ]
         assert accuracies == sorted(accuracies)
-        assert accuracies[0] < accuracies[-1]
-    lost = {name: m["drop"]["value"] for name, m in everything["measures"].items()}
+    lost = {n: m["drop"]["value"] for n, m in found["imagenet1k", "all"]["measures"].items()}
     assert lost["error_same_family"] + lost["error_other_family"] == pytest.approx(lost["accuracy"])
-    assert 0 < lost["error_same_family"] < lost["accuracy"]
+    told = json.loads(cap(*command, "--json", cwd=tmp_path).stdout)
+    results = read_table(tmp_path / "results" / "results.parquet", RESULTS)
+    own = effective_robustness(results.filter(pc.equal(results["partition"], "all")))
+    distance = own.points.to_pylist()[-1]["distance"]
+    assert told["evaluations"][0]["effective_robustness"] == distance
 
 
 def test_running_again_does_nothing(finished: Workspace):

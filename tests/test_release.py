@@ -321,6 +321,6 @@ def test_tables_without_receipts_are_enough_to_split_and_release(split_workspace
         for n, i in enumerate(sorted(ids))
     ]
     write_table(ws.table_path("predictions/mine"), from_rows(rows, PREDICTIONS.schema), PREDICTIONS)
-    cap("split", "--model", "mine", "--rule", "paper", "--min-photos", "2", cwd=ws.root)
+    cap("split", "--rule", "paper", "--model", "mine", "--min-photos", "2", cwd=ws.root)
     cap("release", tmp_path / "out", "--licenses", "any", cwd=ws.root)
     assert len(load_split(tmp_path / "out")) == 12

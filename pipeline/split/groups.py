@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from manifests.errors import CapError
 from manifests.metrics import wilson
+from manifests.schema import SPLIT
 
 __all__ = ["group_accuracies", "judged_photos", "observers", "tagged_photos"]
 
@@ -24,7 +25,8 @@ def tagged_photos(photos: pa.Table, duplicates: pa.Table, labels: pa.Table) -> p
     Returns
     -------
     Table
-        Columns of `photos` with `background` and `background_second`, by photo_id.
+        The columns of `photos` that a split has, `background` and `background_second`, by
+        photo_id.
 
     Raises
     ------
@@ -35,9 +37,11 @@ def tagged_photos(photos: pa.Table, duplicates: pa.Table, labels: pa.Table) -> p
         pc.and_(pc.equal(labels["decision"], "keep"), pc.is_valid(labels["background"]))
     )
     unique = duplicates.filter(pc.is_in(duplicates["relation"], pa.array(["unique", "keeper"])))
+    # A million rows of columns that nobody asks for are most of a gigabyte.
+    wanted = [name for name in SPLIT.schema.names if name in photos.column_names]
     stored = photos.filter(
         pc.and_(pc.equal(photos["status"], "ok"), pc.is_valid(photos["class_index"]))
-    )
+    ).select(wanted)
     stored = stored.filter(pc.is_in(stored["photo_id"], unique["photo_id"].combine_chunks()))
     said = kept.select(["photo_id", "background", "background_second"])
     tagged = stored.join(said, "photo_id", join_type="inner")

@@ -205,21 +205,33 @@ def _several(
 ) -> Callable[[int], Ints]:
     """Draws for observers with equally many photos: groups (observers, photos), correct photos."""
     observers, size = group.shape
-    observers_with = np.bincount(right, minlength=size + 1)
+    # To count the rarer of right and wrong is less work, and tells the other.
+    count_wrong = 2 * right.sum() > group.size
+    counted = size - right if count_wrong else right
+    observers_with = np.bincount(counted, minlength=size + 1)
+    sizes = np.bincount(group.ravel(), minlength=groups)
 
     def draw(draws: int) -> Ints:
-        # Observers stand in a line by their number of correct photos, and are handed groups.
+        # Observers stand in a line by how many of their photos count, and are handed groups.
         handed = rng.permuted(np.broadcast_to(np.arange(observers), (draws, observers)), axis=1)
-        draw_of = groups * np.arange(draws)[:, None, None]
+        draw_of = groups * np.arange(draws)[:, None]
         counts = np.zeros(draws * groups, dtype=np.int64)
-        first = observers_with[0]
-        for correct in range(1, size + 1):
-            last = first + observers_with[correct]
-            taken = group[handed[:, first:last]]
-            if correct < size:
-                taken = rng.permuted(taken, axis=2)[:, :, :correct]
+        last = np.cumsum(observers_with)
+        for number in range(1, size + 1):
+            rows = handed[:, last[number - 1] : last[number]]
+            taken = _some(rng, group, rows, number).reshape(draws, -1)
             counts += np.bincount((taken + draw_of).ravel(), minlength=len(counts))
-            first = last
-        return counts.reshape(draws, groups)
+        drawn = counts.reshape(draws, groups)
+        return sizes - drawn if count_wrong else drawn
 
     return draw
+
+
+def _some(rng: np.random.Generator, group: Ints, rows: Ints, number: int) -> Ints:
+    """Groups of so many photos drawn from each of the rows of `group`."""
+    size = group.shape[1]
+    if number == 1:
+        return group[rows, rng.integers(0, size, rows.shape)]
+    if number == size:
+        return group[rows]
+    return rng.permuted(group[rows], axis=2)[:, :, :number]
