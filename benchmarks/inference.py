@@ -19,7 +19,7 @@ import pyarrow as pa
 from scipy import stats
 from worlds import World, clustered_world, independent_world
 
-from manifests.metrics import bootstrap_interval, drop_interval
+from manifests.metrics import Bootstrap, drop_interval
 from pipeline.split.controlled import Rule, choose_controlled
 from pipeline.split.groups import group_accuracies
 from pipeline.split.inference import Compared, permutation_test
@@ -138,17 +138,12 @@ def small_groups(seed: int) -> tuple[bool, bool]:
     common = np.array(world.photos["background"].to_pylist()) == "ground"
     owner = np.unique(world.photos["creator_id"].to_pylist(), return_inverse=True)[1]
 
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        rates = [
-            (weights[:, side] @ correct[side]) / weights[:, side].sum(axis=1)
-            for side in (common, ~common)
-        ]
-        return rates[0] - rates[1]
-
     # An observer's photos on the two sides are drawn apart, so that no side is ever empty.
+    groups = np.where(common, "common", "counter")
+    resampled = Bootstrap(np.zeros(len(correct), int), groups, owner, draws=500)
+    theirs = resampled.balanced(correct)["drop"]
     ours = drop_interval(correct, common, owner)
-    theirs = bootstrap_interval(statistic, common.astype(int), owner, draws=500)
-    return tuple(bool(low <= drop <= high) for low, high in (ours, theirs))
+    return tuple(bool(low <= drop <= high) for low, high in (ours, (theirs.ci_low, theirs.ci_high)))
 
 
 def mean_and_error(values: Any) -> dict[str, float]:

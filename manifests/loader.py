@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -18,20 +18,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
 from manifests.errors import ReleaseError
 from manifests.metrics import SplitAccuracy, evaluate_groups
 from manifests.photos import open_image
-from manifests.schema import SCHEMA_VERSION, TABLES
+from manifests.schema import CONFUSING, SCHEMA_VERSION, TABLES
+from manifests.tables import read_table
+from manifests.vocabulary import LabelSpace, label_space
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-__all__ = ["MANIFEST", "PhotoDataset", "Split", "load_split"]
+__all__ = [
+    "CONFUSING_FILE",
+    "LABEL_SPACE_FILE",
+    "MANIFEST",
+    "PhotoDataset",
+    "Split",
+    "load_split",
+    "observer_codes",
+]
 
 MANIFEST = "release.json"
+LABEL_SPACE_FILE = "label_space.csv"
+"""In a release: the classes that `class_index` refers to, unless they are ImageNet-1K's."""
+CONFUSING_FILE = "confusing.parquet"
+"""In a release: for each class the labels that are most like it."""
 
 _ROW_GROUPS_IN_MEMORY = 2
 
@@ -82,11 +97,18 @@ class Split:
     ----------
     table
         Arrow table of the rows without image bytes, in the order of `photo_id`.
+    folder
+        The release's folder.
+    release
+        Content of its `release.json`.
     """
 
-    def __init__(self, table: pa.Table, images: _Images, release: Mapping[str, Any]) -> None:
+    def __init__(
+        self, table: pa.Table, images: _Images, folder: Path, release: Mapping[str, Any]
+    ) -> None:
         self._rows = table
         self._images = images
+        self.folder = folder
         self.release = dict(release)
 
     @property
@@ -116,9 +138,8 @@ class Split:
             listed = ", ".join(str(name) for name in known)
             msg = f"the split has no {column} {value!r}; it has {listed or 'none'}"
             raise ReleaseError(msg)
-        return Split(
-            self._rows.filter(pc.equal(self._rows[column], value)), self._images, self.release
-        )
+        rows = self._rows.filter(pc.equal(self._rows[column], value))
+        return Split(rows, self._images, self.folder, self.release)
 
     def _known(self, column: str) -> list[Any]:
         return sorted(pc.unique(self._rows[column].drop_null()).to_pylist())
@@ -147,6 +168,33 @@ class Split:
     def class_name(self, name: str) -> Split:
         """The rows of one class; raises as `group` does."""
         return self._where("class_name", name, self._known("class_name"))
+
+    @cached_property
+    def label_space(self) -> LabelSpace | None:
+        """The classes that `class_index` refers to; None where the release does not hold them.
+
+        Raises
+        ------
+        ReleaseError
+            If they are not those that were released.
+        """
+        name = str(self.release["label_space"])
+        file = self.folder / LABEL_SPACE_FILE
+        if name == "imagenet1k":
+            return label_space(name)
+        if not file.is_file():
+            return None
+        found = replace(label_space(str(file)), name=name)
+        if found.digest != self.release["label_space_digest"]:
+            msg = f"{file} has changed since the release; fetch the release again"
+            raise ReleaseError(msg)
+        return found
+
+    @cached_property
+    def confusing(self) -> pa.Table | None:
+        """For each class the labels most like it (`confusing`); None where it has none."""
+        file = self.folder / CONFUSING_FILE
+        return read_table(file, CONFUSING) if file.is_file() else None
 
     def read_bytes(self, index: int) -> bytes:
         """Original bytes of a photo.
@@ -212,28 +260,35 @@ class Split:
         Raises
         ------
         ReleaseError
-            If a photo has no prediction or two, or a prediction is for no photo of this split.
+            If a photo has no prediction or two, a prediction is for no photo of this split, or a
+            column `label_space` says that they are over another one.
         """
         if not len(self):
             msg = "the split has no photos to evaluate on"
             raise ReleaseError(msg)
         ids = self._rows["photo_id"].to_pylist()
-        given = _as_mapping(predictions)
+        given = _as_mapping(predictions, str(self.release["label_space"]))
         _check_ids(ids, given)
         classes = self._rows["class_index"].to_numpy()
         predicted = np.array([given[photo_id] for photo_id in ids])
-        observers = [
-            observer or photo_id
-            for observer, photo_id in zip(self._rows["creator_id"].to_pylist(), ids, strict=True)
-        ]
         return evaluate_groups(
             predicted == classes,
             classes.astype(np.int64),
             np.array(self._rows["group"].to_pylist(), dtype=np.str_),
-            np.unique(observers, return_inverse=True)[1],
+            observer_codes(self._rows),
             dict(zip(classes.tolist(), self._rows["class_name"].to_pylist(), strict=True)),
             seed=seed,
         )
+
+
+def observer_codes(rows: pa.Table) -> NDArray[np.int64]:
+    """Which photos are resampled together: a number for each photo's observer.
+
+    Where the observer is unknown the photo stands for itself.
+    """
+    observers = pc.coalesce(rows["creator_id"], rows["photo_id"]).to_pylist()
+    codes: NDArray[np.int64] = np.unique(np.array(observers, dtype=np.str_), return_inverse=True)[1]
+    return codes
 
 
 class PhotoDataset:
@@ -252,7 +307,9 @@ class PhotoDataset:
         return transformed, label, record["photo_id"]
 
 
-def _as_mapping(predictions: pa.Table | pd.DataFrame | Mapping[str, int]) -> Mapping[str, int]:
+def _as_mapping(
+    predictions: pa.Table | pd.DataFrame | Mapping[str, int], space: str
+) -> Mapping[str, int]:
     if isinstance(predictions, Mapping):
         return predictions
     table = (
@@ -262,6 +319,11 @@ def _as_mapping(predictions: pa.Table | pd.DataFrame | Mapping[str, int]) -> Map
     if missing:
         msg = f"the predictions have no column {sorted(missing)[0]!r}"
         raise ReleaseError(msg)
+    if "label_space" in table.column_names:
+        others = set(table["label_space"].to_pylist()) - {space}
+        if others:
+            msg = f"the predictions are over {others.pop()}, this split's classes are {space}"
+            raise ReleaseError(msg)
     ids = table["photo_id"].to_pylist()
     if len(set(ids)) < len(ids):
         doubled = next(i for i in ids if ids.count(i) > 1)
@@ -343,7 +405,8 @@ def load_split(path: str | Path) -> Split:
         msg = f"the release has {rows.num_rows} photos, {MANIFEST} says {manifest['photos']}"
         raise ReleaseError(msg)
     numbered = rows.append_column("_row", pa.array(np.arange(rows.num_rows)))
-    return Split(numbered.sort_by("photo_id").combine_chunks(), _Images(files), manifest)
+    ordered = numbered.sort_by("photo_id").combine_chunks()
+    return Split(ordered, _Images(files), folder, manifest)
 
 
 def _empty() -> pa.Table:

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Bootstrap",
+    "Estimate",
     "GroupAccuracy",
+    "Line",
+    "McNemar",
     "SplitAccuracy",
     "bootstrap_counts",
-    "bootstrap_interval",
+    "class_shares",
     "drop_interval",
     "evaluate_groups",
+    "logit_line",
+    "mcnemar",
     "newcombe",
     "wilson",
 ]
@@ -200,63 +207,10 @@ class SplitAccuracy:
         return asdict(self)
 
 
-def _class_means(correct: Bools, classes: Ints, weights: Floats) -> Floats:
-    """Weighted accuracy of each class, (weightings, classes); nan where a class has no weight."""
-    order = np.argsort(classes, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(classes[order]) != 0])
-    drawn = weights[:, order]
-    totals = np.add.reduceat(drawn, starts, axis=1)
-    right = np.add.reduceat(drawn * correct[order], starts, axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(right / totals, dtype=np.float64)
-
-
-def _cluster_weights(strata: Ints, clusters: Ints, draws: int, rng: np.random.Generator) -> Floats:
-    """How often each photo is drawn, (draws, photos), as whole clusters within each stratum."""
-    weights = np.empty((draws, len(strata)))
-    for stratum in np.unique(strata):
-        rows = np.flatnonzero(strata == stratum)
-        _, member = np.unique(clusters[rows], return_inverse=True)
-        size = int(member.max()) + 1
-        weights[:, rows] = rng.multinomial(size, np.full(size, 1 / size), size=draws)[:, member]
-    return weights
-
-
-def bootstrap_interval(
-    statistic: Callable[[Floats], Floats],
-    strata: Ints,
-    clusters: Ints,
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """95 % percentile interval, by drawing whole clusters with replacement within strata.
-
-    Parameters
-    ----------
-    statistic
-        From weights of shape (draws, photos) to values of shape (draws,).
-    strata, clusters
-        Integer labels of shape (photos,); clusters may be single photos.
-    draws, seed
-        Number of resamples, and the seed they come from.
-
-    Notes
-    -----
-    Efron and Tibshirani, "An introduction to the bootstrap" (1993), chapter 13.
-    """
-    rng = np.random.default_rng(seed)
-    values = [
-        statistic(_cluster_weights(strata, clusters, min(100, draws - start), rng))
-        for start in range(0, draws, 100)
-    ]
-    return _percentiles(np.concatenate(values))
-
-
 def bootstrap_counts(
     statistic: Callable[[Floats], Floats], counts: Ints, *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float] | None:
-    """95 % percentile interval over photos that come in few kinds, as `bootstrap_interval` gives.
+    """95 % percentile interval of a statistic of photos that come in few kinds.
 
     Photos of a kind are alike to the statistic, so that a resample is how many of each kind it
     holds. It takes as long as there are kinds, however many photos.
@@ -297,14 +251,263 @@ def _percentiles(values: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _balanced(correct: Bools, classes: Ints, rows: Bools) -> Callable[[Floats], Floats]:
-    """Class-balanced accuracy over `rows`, as a function of weights over all photos."""
+@dataclass(frozen=True)
+class Estimate:
+    """A share of photos, or a difference of two, with its 95 % interval."""
 
-    def accuracy(weights: Floats) -> Floats:
-        means = _class_means(correct[rows], classes[rows], weights[:, rows])
-        return np.asarray(np.nanmean(means, axis=1), dtype=np.float64)
+    photos: int
+    value: float
+    ci_low: float
+    ci_high: float
 
-    return accuracy
+
+Sign = Literal[1, -1]
+"""1 for shares of right answers, -1 for shares of errors: a drop is always what is lost."""
+
+
+@dataclass(frozen=True)
+class _Stratum:
+    """The photos of one class in one group, and how often each of their clusters is drawn."""
+
+    group: str
+    rows: Ints
+    cluster: Ints
+    drawn: NDArray[np.float32]
+
+
+def _draws(size: int, draws: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """How often each of `size` clusters is drawn, (1 + draws, size); first, each once."""
+    picked = rng.integers(size, size=(draws, size)) + size * np.arange(draws)[:, None]
+    counts = np.bincount(picked.ravel(), minlength=draws * size).reshape(draws, size)
+    return np.vstack([np.ones((1, size)), counts]).astype(np.float32)
+
+
+class Bootstrap:
+    """Resamples of a split's photos, the same for whatever is measured on them.
+
+    Whole clusters are drawn with replacement within each class of each group. Because every measure
+    sees the same resamples, the interval of a difference between two models on the same photos is
+    that of their photo-wise difference.
+
+    Parameters
+    ----------
+    classes, groups, clusters
+        Per photo, of shape (photos,): the class index, the group, and which photos belong together
+        (one observer's).
+    draws, seed
+        Number of resamples, and the seed they come from.
+
+    Notes
+    -----
+    Percentile intervals: Efron and Tibshirani, "An introduction to the bootstrap" (1993),
+    chapter 13.
+    """
+
+    def __init__(
+        self,
+        classes: Ints,
+        groups: NDArray[np.str_],
+        clusters: Ints,
+        *,
+        draws: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        self._strata: list[_Stratum] = []
+        for group in np.unique(groups):
+            for class_index in np.unique(classes[groups == group]):
+                rows = np.flatnonzero((groups == group) & (classes == class_index))
+                _, cluster = np.unique(clusters[rows], return_inverse=True)
+                drawn = _draws(int(cluster.max()) + 1, draws, rng)
+                self._strata.append(_Stratum(str(group), rows, cluster, drawn))
+        self._photos = self._sums(np.ones(len(classes)))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that have photos, sorted."""
+        return tuple(dict.fromkeys(stratum.group for stratum in self._strata))
+
+    def _sums(self, values: Floats) -> Floats:
+        """Sums over each stratum, first over all its photos, then over resamples of them."""
+        return np.stack(
+            [
+                stratum.drawn @ np.bincount(stratum.cluster, values[stratum.rows])
+                for stratum in self._strata
+            ]
+        )
+
+    def balanced(self, values: Floats | Bools, sign: Sign = 1) -> dict[str, Estimate]:
+        """Class-balanced means of a value of each photo, by group, and the `drop` between groups.
+
+        Parameters
+        ----------
+        values
+            Per photo, of shape (photos,): whether an answer is right, say, or one model's being
+            right minus another's.
+        sign
+            1 where the drop is `common` minus `counter`, -1 where it is the reverse.
+
+        Returns
+        -------
+        dict
+            By group; `drop` is missing where the split has only one of the two.
+        """
+        means = self._sums(np.asarray(values, dtype=np.float64)) / self._photos
+        return self._estimates(
+            {group: means[self._of(group)].mean(axis=0) for group in self.groups}, sign
+        )
+
+    def plain(self, values: Floats | Bools, sign: Sign = 1) -> dict[str, Estimate]:
+        """As `balanced`, but every photo counts alike."""
+        sums = self._sums(np.asarray(values, dtype=np.float64))
+        return self._estimates(
+            {
+                group: sums[self._of(group)].sum(axis=0) / self._photos[self._of(group)].sum(axis=0)
+                for group in self.groups
+            },
+            sign,
+        )
+
+    def _of(self, group: str) -> list[int]:
+        return [i for i, stratum in enumerate(self._strata) if stratum.group == group]
+
+    def _estimates(self, values: dict[str, Floats], sign: Sign) -> dict[str, Estimate]:
+        photos = {g: int(self._photos[self._of(g), 0].sum()) for g in self.groups}
+        if "common" in values and "counter" in values:
+            values = {**values, "drop": sign * (values["common"] - values["counter"])}
+            photos["drop"] = photos["common"] + photos["counter"]
+        return {
+            group: Estimate(photos[group], float(drawn[0]), *_percentiles(drawn[1:]))
+            for group, drawn in values.items()
+        }
+
+
+def class_shares(
+    values: Bools, classes: Ints, groups: NDArray[np.str_], clusters: Ints, sign: Sign = 1
+) -> dict[int, dict[str, Estimate]]:
+    """Shares of photos of each class, by group, and the `drop` where the class has both groups.
+
+    Parameters
+    ----------
+    values, classes, groups, clusters
+        Per photo, of shape (photos,): what is counted, the class index, the group, the observer.
+    sign
+        As `Bootstrap.balanced` takes it.
+
+    Returns
+    -------
+    dict
+        By class index, then group; with Wilson's intervals, and that of `drop_interval`.
+    """
+    found: dict[int, dict[str, Estimate]] = {}
+    for class_index in np.unique(classes):
+        here = classes == class_index
+        shares: dict[str, Estimate] = {}
+        for group in np.unique(groups[here]):
+            counted = values[here & (groups == group)]
+            low, high = wilson(np.array(counted.sum()), np.array(len(counted)))
+            shares[str(group)] = Estimate(
+                len(counted), float(counted.mean()), float(low), float(high)
+            )
+        if {"common", "counter"} <= shares.keys():
+            first, second = ("common", "counter") if sign > 0 else ("counter", "common")
+            drop = shares[first].value - shares[second].value
+            ends = drop_interval(values[here], groups[here] == first, clusters[here])
+            photos = shares[first].photos + shares[second].photos
+            shares["drop"] = Estimate(photos, drop, *ends)
+        found[int(class_index)] = shares
+    return found
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Photos that only one of two models names correctly, and the p-value of no difference."""
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def mcnemar(first: Bools, second: Bools) -> McNemar:
+    """McNemar's exact test of two models' answers on the same photos.
+
+    Parameters
+    ----------
+    first, second
+        Per photo, of shape (photos,): whether each model is right.
+
+    Notes
+    -----
+    McNemar, "Note on the sampling error of the difference between correlated proportions or
+    percentages", Psychometrika 12 (1947); the p-value is the two-sided binomial one. It takes
+    photos as independent, which photos of one observer are not.
+    """
+    only_first = int(np.sum(first & ~second))
+    only_second = int(np.sum(second & ~first))
+    trials, fewer = only_first + only_second, min(only_first, only_second)
+    # Whole numbers, since 2**trials is beyond a float.
+    ways = term = 1
+    for successes in range(fewer):
+        term = term * (trials - successes) // (successes + 1)
+        ways += term
+    return McNemar(only_first, only_second, min(1.0, 2 * ways / 2**trials))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through models on a logit scale: logit(counter) = slope * logit(common) + intercept.
+
+    Attributes
+    ----------
+    slope, intercept
+        Of the line.
+    models
+        How many it was fitted through.
+    """
+
+    slope: float
+    intercept: float
+    models: int
+
+    def expected(self, common: Floats) -> Floats:
+        """Counter accuracy that the line gives for common accuracies within 0..1."""
+        with np.errstate(divide="ignore"):
+            logit = self.slope * _logit(common) + self.intercept
+        return np.asarray(1 / (1 + np.exp(-logit)), dtype=np.float64)
+
+
+def _logit(share: Floats) -> Floats:
+    share = np.asarray(share, dtype=np.float64)
+    return np.asarray(np.log(share) - np.log1p(-share), dtype=np.float64)
+
+
+def logit_line(common: Floats, counter: Floats) -> Line | None:
+    """The least-squares line through models' accuracies on a logit scale.
+
+    A model's effective robustness is its counter accuracy minus what the line expects.
+
+    Parameters
+    ----------
+    common, counter
+        Accuracies of the models, of shape (models,). Those of 0 or 1 have no logit and are left
+        out.
+
+    Returns
+    -------
+    Line or None
+        None with fewer than two models, or two of one common accuracy.
+
+    Notes
+    -----
+    Taori et al., "Measuring robustness to natural distribution shifts in image classification"
+    (NeurIPS 2020), section 3 and appendix on the logit scale.
+    """
+    inside = (common > 0) & (common < 1) & (counter > 0) & (counter < 1)
+    x, y = _logit(common[inside]), _logit(counter[inside])
+    if len(np.unique(x)) < 2:  # noqa: PLR2004 - a line needs two points
+        return None
+    slope = float(np.sum((x - x.mean()) * (y - y.mean())) / np.sum((x - x.mean()) ** 2))
+    return Line(slope, float(y.mean() - slope * x.mean()), len(x))
 
 
 def evaluate_groups(
@@ -328,42 +531,30 @@ def evaluate_groups(
     seed
         Seed of the bootstrap, which resamples clusters within class and group.
     """
-    present = sorted(set(groups.tolist()))
-    _, group_code = np.unique(groups, return_inverse=True)
-    strata = classes * (len(present) + 1) + group_code
-    ones = np.ones((1, len(correct)))
-    accuracy = {g: _balanced(correct, classes, groups == g) for g in present}
-    by_group = {}
-    for group in present:
-        rows = groups == group
-        low, high = bootstrap_interval(accuracy[group], strata, clusters, seed=seed)
-        by_group[group] = GroupAccuracy(
-            photos=int(rows.sum()),
-            classes=len(np.unique(classes[rows])),
-            accuracy=float(accuracy[group](ones)[0]),
-            ci_low=low,
-            ci_high=high,
-            plain_accuracy=float(correct[rows].mean()),
-        )
-    both = "common" in by_group and "counter" in by_group
-    drop_interval: tuple[float | None, float | None] = (None, None)
-    if both:
-        drop_interval = bootstrap_interval(
-            lambda w: accuracy["common"](w) - accuracy["counter"](w), strata, clusters, seed=seed
-        )
-    common, counter = by_group.get("common"), by_group.get("counter")
+    bootstrap = Bootstrap(classes, groups, clusters, seed=seed)
+    balanced, plain = bootstrap.balanced(correct), bootstrap.plain(correct)
+    drop, plain_drop = balanced.get("drop"), plain.get("drop")
     return SplitAccuracy(
-        groups=by_group,
-        drop=common.accuracy - counter.accuracy if common and counter else None,
-        drop_ci_low=drop_interval[0],
-        drop_ci_high=drop_interval[1],
-        plain_drop=common.plain_accuracy - counter.plain_accuracy if common and counter else None,
+        groups={
+            group: GroupAccuracy(
+                photos=balanced[group].photos,
+                classes=len(np.unique(classes[groups == group])),
+                accuracy=balanced[group].value,
+                ci_low=balanced[group].ci_low,
+                ci_high=balanced[group].ci_high,
+                plain_accuracy=plain[group].value,
+            )
+            for group in bootstrap.groups
+        },
+        drop=drop.value if drop else None,
+        drop_ci_low=drop.ci_low if drop else None,
+        drop_ci_high=drop.ci_high if drop else None,
+        plain_drop=plain_drop.value if plain_drop else None,
         classes={
-            names[c]: {
-                g: float(correct[(classes == c) & (groups == g)].mean())
-                for g in present
-                if ((classes == c) & (groups == g)).any()
+            names[class_index]: {
+                group: float(correct[(classes == class_index) & (groups == group)].mean())
+                for group in np.unique(groups[classes == class_index]).tolist()
             }
-            for c in sorted(set(classes.tolist()))
+            for class_index in np.unique(classes).tolist()
         },
     )

@@ -11,8 +11,11 @@ from typing import Any, Literal
 
 __all__ = ["Kind", "option"]
 
-Kind = Literal["value", "path", "model", "list"]
-"""How a text is read: a `path` or the file in a `model` SPEC is relative to where it is written."""
+Kind = Literal["value", "path", "model", "models", "list"]
+"""How a text is read: a `path` or the file in a `model` SPEC is relative to where it is written.
+
+`models` is an option that may be given several times, each time with a SPEC.
+"""
 
 
 def option(

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-__all__ = ["IMAGE_TYPE", "SCHEMA_VERSION", "TABLES", "TableSchema", "table_schema"]
+__all__ = [
+    "COMPARISONS",
+    "CONFUSING",
+    "IMAGE_TYPE",
+    "RESULTS",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "TableSchema",
+    "table_schema",
+]
 
 SCHEMA_VERSION = 1
 """Raised when a column is dropped, renamed or changes its type; written into every Parquet file."""
@@ -363,6 +372,112 @@ RELEASE = TableSchema(
     choices=_SPLIT_CHOICES,
 )
 
+CONFUSING = TableSchema(
+    name="confusing",
+    summary=(
+        "For each released class the 20 labels with the highest mean score over all its photos, "
+        "both groups together; in a release, written by `cap release`. The file's metadata name "
+        "the run, model and prompts that the scores come from."
+    ),
+    key=("class_index", "rank"),
+    schema=pa.schema(
+        [
+            _CLASS_INDEX,
+            _required("rank", pa.int32(), "1 is the label with the highest mean score"),
+            _CLASS_NAME,
+            _required("label_index", pa.int32(), "position of the label in the label space"),
+            _required("label_name", pa.string(), "name of the label"),
+            _required("mean_score", pa.float64(), "mean cosine, or logit for classifiers"),
+            _required(
+                "replaced",
+                pa.bool_(),
+                "whether it is the class itself in the place of the last label, which beat it",
+            ),
+        ]
+    ),
+)
+
+_EVALUATED = [
+    _required("release", pa.string(), "name of the release"),
+    _required("release_digest", pa.string(), "sha256 of its rows, photos included"),
+    _required("label_space", pa.string(), "labels to choose from: `imagenet1k`, `confusing20`, …"),
+    _required("label_space_digest", pa.string(), "sha256 of the labels allowed for each class"),
+    _required("partition", pa.string(), "`validation`, `test` or `all`"),
+]
+
+_MEASURE = _required(
+    "measure",
+    pa.string(),
+    "`accuracy` (class-balanced), `plain_accuracy` (every photo alike), `accuracy_also_correct` "
+    "(labels that name the animal rightly too), `error_same_family` and `error_other_family` "
+    "(class-balanced; with `accuracy` they make 1)",
+)
+_MEASURES = (
+    "accuracy",
+    "plain_accuracy",
+    "accuracy_also_correct",
+    "error_same_family",
+    "error_other_family",
+)
+_GROUP = _required(
+    "group",
+    pa.string(),
+    "`common`, `counter`, or `drop`: common minus counter, for errors counter minus common",
+)
+
+RESULTS = TableSchema(
+    name="results",
+    summary="What was measured of each model on a release, a number a row; by `cap evaluate`.",
+    key=("evaluation", "class_name", "measure", "group"),
+    schema=pa.schema(
+        [
+            _required("evaluation", pa.string(), "a file below `results/evaluations/`"),
+            _required("class_name", pa.string(), "name of the class; `*` for all of them"),
+            _MEASURE,
+            _GROUP,
+            _required("photos", pa.int32(), "photos behind the number"),
+            _required("value", pa.float64(), "the share, or the drop"),
+            _required("ci_low", pa.float64(), "lower end of its 95 % interval"),
+            _required("ci_high", pa.float64(), "upper end of its 95 % interval"),
+            _required("model", pa.string(), "model SPEC"),
+            _required("model_digest", pa.string(), "sha256 of what decides the model's scores"),
+            _required("family", pa.string(), "family of the model: `open_clip`, `timm`"),
+            *_EVALUATED,
+            _required("chose_pairs", pa.bool_(), "whether this model chose the release's pairs"),
+            _required("resamples", pa.int32(), "bootstrap resamples behind the intervals"),
+            _required("seed", pa.int64(), "seed of the bootstrap"),
+        ]
+    ),
+    choices={"measure": _MEASURES, "group": ("common", "counter", "drop")},
+)
+
+COMPARISONS = TableSchema(
+    name="comparisons",
+    summary="Two models on the same photos of a release, a number a row; by `cap evaluate`.",
+    key=("evaluation", "other", "measure", "group"),
+    schema=pa.schema(
+        [
+            _required("evaluation", pa.string(), "the first model's evaluation"),
+            _required("other", pa.string(), "the second model's evaluation"),
+            _MEASURE,
+            _GROUP,
+            _required("photos", pa.int32(), "photos that both models answered"),
+            _required("difference", pa.float64(), "the first model's value minus the second's"),
+            _required("ci_low", pa.float64(), "lower end of its 95 % interval, paired"),
+            _required("ci_high", pa.float64(), "upper end of its 95 % interval, paired"),
+            _column("only_first", pa.int32(), "photos that only the first names rightly"),
+            _column("only_second", pa.int32(), "photos that only the second names rightly"),
+            _column("p_value", pa.float64(), "McNemar's, for plain accuracy; else null"),
+            _required("model", pa.string(), "the first model's SPEC"),
+            _required("other_model", pa.string(), "the second model's SPEC"),
+            *_EVALUATED,
+            _required("resamples", pa.int32(), "bootstrap resamples behind the intervals"),
+            _required("seed", pa.int64(), "seed of the bootstrap"),
+        ]
+    ),
+    choices={"measure": _MEASURES, "group": ("common", "counter", "drop")},
+)
+
 TABLES: dict[str, TableSchema] = {
     table.name: table
     for table in (
@@ -376,6 +491,9 @@ TABLES: dict[str, TableSchema] = {
         PLAN,
         SPLIT,
         RELEASE,
+        CONFUSING,
+        RESULTS,
+        COMPARISONS,
     )
 }
 """Every table by name; the scoring runs share `predictions`."""

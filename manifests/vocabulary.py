@@ -20,11 +20,13 @@ from pathlib import Path
 from manifests.errors import CapError, UnknownNameError
 
 __all__ = [
+    "Animal",
     "Background",
     "LabelSpace",
     "License",
     "Taxon",
     "allowed_licenses",
+    "animals",
     "attribution_text",
     "backgrounds",
     "default_licenses",
@@ -240,6 +242,33 @@ def label_space(name: str, base: Path | None = None) -> LabelSpace:
     if name == "backgrounds":
         return _backgrounds_space()
     return _label_space_file((base or Path()) / name)
+
+
+@dataclass(frozen=True)
+class Animal:
+    """One of ImageNet's animal classes.
+
+    Attributes
+    ----------
+    superclass
+        Its family, or the wider group where the class is no part of one family.
+    also_correct
+        Indices of other classes that name the same animal rightly.
+    """
+
+    superclass: str
+    also_correct: tuple[int, ...]
+
+
+@functools.cache
+def animals() -> dict[int, Animal]:
+    """ImageNet's animal classes by class index."""
+    return {
+        int(row["class_index"]): Animal(
+            row["superclass"], tuple(map(int, _split(row["also_correct"])))
+        )
+        for row in read_reference("animals")
+    }
 
 
 @dataclass(frozen=True)

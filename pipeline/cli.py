@@ -33,6 +33,7 @@ from pipeline.options import build, defaults_from, stage_options
 from pipeline.parameters import (
     CollectParameters,
     DedupParameters,
+    EvaluateParameters,
     ReleaseParameters,
     ReportParameters,
     ScoreParameters,
@@ -165,6 +166,11 @@ def _run_stage(parameters: Any, stage: Stage, as_json: bool = False) -> None:
         workspace = session.workspace()
         with workspace.lock(ctx.command_path):
             outcome = stage(workspace, parameters, session.progress())
+    _tell(outcome, as_json)
+
+
+def _tell(outcome: Outcome, as_json: bool) -> None:
+    """Print what a command did."""
     if as_json:
         click.echo(json.dumps({"stage": outcome.stage, "fresh": outcome.fresh, **outcome.facts}))
     else:
@@ -316,6 +322,27 @@ def report() -> Stage:
     from pipeline.report import report
 
     return report
+
+
+@cap.command()
+@stage_options(EvaluateParameters, "CAP_EVALUATE")
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+@click.pass_obj
+def evaluate(session: Session, /, as_json: bool, **values: Any) -> None:
+    """Measure models on a release: accuracies, drops, and how they compare.
+
+    No workspace is needed.
+    """
+    with _explained():
+        from pipeline.evaluate import evaluate as evaluate_models
+
+        recipe = _recipe_of(session)
+        outcome = evaluate_models(
+            build(EvaluateParameters, values),
+            recipe[0] if recipe else Path(),
+            session.progress(),
+        )
+    _tell(outcome, as_json)
 
 
 @cap.command()

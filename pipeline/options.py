@@ -37,6 +37,17 @@ class CommaList(click.ParamType[tuple[str, ...]]):
         return tuple(str(part).strip() for part in parts if str(part).strip())
 
 
+class Specs(click.ParamType[str]):
+    """A model of several; a variable holds them separated by commas."""
+
+    name = "specs"
+    envvar_list_splitter = ","
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        del param, ctx
+        return str(value).strip()
+
+
 def _scalar(annotation: object) -> type:
     """`int` of `int | None`, and so on."""
     if isinstance(annotation, types.UnionType):
@@ -59,11 +70,14 @@ def _click_parameter(
     if scalar is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", default=field.default, help=about["text"])
     kind: Any = CommaList() if about["kind"] == "list" else scalar
+    if about["kind"] == "models":
+        kind = Specs()
     if about["choices"]:
         kind = click.Choice(about["choices"])
     return click.option(
         flag,
         type=kind,
+        multiple=about["kind"] == "models",
         default=field.default,
         help=about["text"],
         metavar=about["metavar"],
@@ -103,14 +117,21 @@ def parameters_of(command: click.Command) -> type | None:
     return found
 
 
+_LABEL_SPACES = {"imagenet1k", "backgrounds", "confusing20", "classes"}
+"""Label spaces that are no files."""
+
+
 def _anchored(value: Any, kind: str, base: Path) -> Any:
     """A path in the file starts at the file's folder, not where the command is typed."""
+    if kind == "models":
+        specs = [value] if isinstance(value, str) else value
+        return [_anchored(spec, "model", base) for spec in specs]
     if not isinstance(value, str) or "://" in value:
         return value
     if kind == "path" and (base / value).exists():
         return str(base / value)
     if kind == "path":
-        return value if value in {"imagenet1k", "backgrounds"} else str(base / value)
+        return value if value in _LABEL_SPACES else str(base / value)
     if kind == "model":
         return ":".join(
             str(base / part) if (base / part).is_file() else part for part in value.split(":", 2)

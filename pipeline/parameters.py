@@ -13,6 +13,7 @@ from manifests.parameters import option
 __all__ = [
     "CollectParameters",
     "DedupParameters",
+    "EvaluateParameters",
     "ReleaseParameters",
     "ReportParameters",
     "ScoreParameters",
@@ -215,4 +216,50 @@ class ReportParameters:
         "[default: the one that chose the groups]",
         kind="model",
         metavar="SPEC",
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateParameters:
+    """Parameters of `cap evaluate`."""
+
+    release: str | None = option(None, "release to evaluate on", kind="path", argument=True)
+    model: tuple[str, ...] = option(
+        (),
+        "FAMILY:ARCHITECTURE[:WEIGHTS], weights a tag or a file; may be given several times",
+        kind="models",
+        metavar="SPEC",
+    )
+    label_space: str | None = option(
+        None,
+        "imagenet1k, confusing20, classes or a CSV file [default: the release's]",
+        kind="path",
+        metavar="SPACE",
+    )
+    partition: str = option("all", "photos to evaluate on", choices=("all", "validation", "test"))
+    prompts: str | None = option(
+        None,
+        "prompt template with {} for the class, or openai80 [default: the label space's own "
+        "prompts, else 'A photo of {}.']",
+        metavar="TEXT",
+    )
+    batch_size: int = option(64, "photos per forward pass", metavar="N")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best there is")
+    precision: str = option(
+        "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
+    )
+    workers: int | None = option(None, "processes that decode [default: by cores]", metavar="N")
+    resamples: int = option(1000, "bootstrap resamples behind the intervals", metavar="N")
+    seed: int = option(0, "seed of the bootstrap", metavar="N")
+    out: str | None = option(
+        None,
+        "folder for the results [default: results/ in the workspace, else here]",
+        kind="path",
+        metavar="DIR",
+    )
+    cache: str | None = option(
+        None,
+        "folder for what models made of photos [default: below the user's cache]",
+        kind="path",
+        metavar="DIR",
     )

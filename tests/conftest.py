@@ -128,6 +128,7 @@ root = "{shared / "photos"}"
 
 [score]
 model = "timm:tf_efficientnet_lite0:{weights()}"
+save_scores = true
 
 [annotate.import]
 file = "{shared / "photos.tsv"}"

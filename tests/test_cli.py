@@ -14,6 +14,7 @@ import pytest
 from conftest import REPOSITORY, cap
 
 from pipeline.cli import cap as root_command
+from pipeline.options import defaults_from
 
 POOL = "ARROW_DEFAULT_MEMORY_POOL"
 
@@ -165,6 +166,23 @@ def test_outside_a_workspace_the_way_to_make_one_is_named(tmp_path):
     done = cap("status", cwd=tmp_path, check=False)
     assert done.returncode == 1
     assert "run `cap init DIR`" in done.stderr
+
+
+def test_models_are_one_or_several_in_the_file_and_their_files_start_there(tmp_path):
+    (tmp_path / "own.pt").touch()
+    for models in ("timm:a:own.pt", ["timm:a:own.pt", "timm:b:own"]):
+        found = defaults_from({"evaluate": {"model": models}}, root_command, tmp_path)
+        expected = [f"timm:a:{tmp_path / 'own.pt'}", "timm:b:own"]
+        assert found["evaluate"]["model"] == (expected[:1] if isinstance(models, str) else expected)
+    spaces = ("imagenet1k", "confusing20", "classes", "mine.csv")
+    found = [
+        defaults_from({"evaluate": {"label_space": space}}, root_command, tmp_path)
+        for space in spaces
+    ]
+    assert [f["evaluate"]["label_space"] for f in found] == [
+        *spaces[:3],
+        str(tmp_path / "mine.csv"),
+    ]
 
 
 def test_a_traceback_is_shown_on_request_only(workspace):

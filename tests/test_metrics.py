@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given, settings
 
 from manifests.metrics import (
+    Bootstrap,
     bootstrap_counts,
-    bootstrap_interval,
+    class_shares,
     drop_interval,
     evaluate_groups,
+    logit_line,
+    mcnemar,
     newcombe,
     wilson,
 )
@@ -142,31 +145,28 @@ def test_the_order_of_photos_does_not_matter(seed):
     assert found.classes == expected.classes
 
 
+def interval(values, clusters, *, draws=1000, seed=0):
+    """Of the mean of one class in one group."""
+    one = np.zeros(len(values), dtype=np.int64)
+    groups = np.full(len(values), "common")
+    found = Bootstrap(one, groups, clusters, draws=draws, seed=seed).balanced(values)["common"]
+    return found.ci_low, found.ci_high
+
+
 def test_intervals_are_wider_when_an_observers_photos_are_drawn_together():
     rng = np.random.default_rng(1)
     observers = np.repeat(np.arange(20), 10)
-    correct = np.repeat(rng.random(20) < 0.5, 10).astype(float)
-    strata = np.zeros(200, dtype=np.int64)
-
-    def accuracy(weights):
-        return (weights * correct).sum(axis=1) / weights.sum(axis=1)
-
-    apart = bootstrap_interval(accuracy, strata, np.arange(200))
-    together = bootstrap_interval(accuracy, strata, observers)
+    correct = np.repeat(rng.random(20) < 0.5, 10)
+    apart = interval(correct, np.arange(200))
+    together = interval(correct, observers)
     assert together[1] - together[0] > 2 * (apart[1] - apart[0])
 
 
 def test_bootstrap_intervals_cover_the_truth_about_as_often_as_they_say():
     rng = np.random.default_rng(7)
-    strata, clusters = np.zeros(80, dtype=np.int64), np.arange(80)
     hits = 0
     for trial in range(200):
-        correct = (rng.random(80) < 0.7).astype(float)
-
-        def accuracy(weights, correct=correct):
-            return (weights * correct).sum(axis=1) / weights.sum(axis=1)
-
-        low, high = bootstrap_interval(accuracy, strata, clusters, draws=300, seed=trial)
+        low, high = interval(rng.random(80) < 0.7, np.arange(80), draws=300, seed=trial)
         hits += low <= 0.7 <= high
     assert 0.89 <= hits / 200 <= 0.99
 
@@ -179,14 +179,8 @@ def test_drawing_kinds_of_photos_gives_the_interval_of_drawing_photos():
     def by_kind(drawn):
         return drawn @ value / drawn.sum(axis=1)
 
-    def by_photo(weights):
-        return weights @ photos / weights.sum(axis=1)
-
-    each, strata = np.arange(len(photos)), np.zeros(len(photos), dtype=np.int64)
     kinds = bootstrap_counts(by_kind, counts, draws=10_000)
-    assert kinds == pytest.approx(
-        bootstrap_interval(by_photo, strata, each, draws=10_000), abs=0.01
-    )
+    assert kinds == pytest.approx(interval(photos, np.arange(200), draws=10_000), abs=0.01)
 
 
 def test_a_statistic_that_is_often_undefined_has_no_interval():
@@ -196,3 +190,119 @@ def test_a_statistic_that_is_often_undefined_has_no_interval():
 
     assert bootstrap_counts(among_the_rare, np.array([1, 0, 99])) is None
     assert bootstrap_counts(among_the_rare, np.array([5, 5, 90])) is not None
+
+
+@st.composite
+def splits(draw):
+    """Classes, groups and observers of some photos, and whether each of two models is right."""
+    photos = draw(st.integers(1, 40))
+
+    def column(values):
+        return np.array(draw(st.lists(values, min_size=photos, max_size=photos)))
+
+    classes, observers = column(st.integers(0, 3)), column(st.integers(0, 9))
+    groups = column(st.sampled_from(["common", "counter"]))
+    return classes, groups, observers, column(st.booleans()), column(st.booleans())
+
+
+@settings(max_examples=50)
+@given(splits())
+def test_estimates_are_the_means_that_a_loop_over_classes_gives(split):
+    classes, groups, observers, correct, _ = split
+    bootstrap = Bootstrap(classes, groups, observers, draws=20)
+    balanced, plain = bootstrap.balanced(correct), bootstrap.plain(correct)
+    by_class = class_shares(correct, classes, groups, observers)
+    for group in bootstrap.groups:
+        here = groups == group
+        each = [correct[here & (classes == c)].mean() for c in sorted(set(classes[here].tolist()))]
+        assert balanced[group].value == pytest.approx(np.mean(each))
+        assert plain[group].value == pytest.approx(correct[here].mean())
+        assert [s[group].value for s in by_class.values() if group in s] == pytest.approx(each)
+        assert sum(s[group].photos for s in by_class.values() if group in s) == here.sum()
+    for found in (balanced, plain, *by_class.values()):
+        assert ("drop" in found) == ({"common", "counter"} <= found.keys())
+        if "drop" in found:
+            assert found["drop"].value == found["common"].value - found["counter"].value
+            assert found["drop"].photos == found["common"].photos + found["counter"].photos
+
+
+@settings(max_examples=50)
+@given(splits(), st.randoms(use_true_random=False))
+def test_intervals_do_not_depend_on_the_order_of_the_photos(split, random):
+    classes, groups, observers, correct, _ = split
+    order = list(range(len(classes)))
+    random.shuffle(order)
+    expected = Bootstrap(classes, groups, observers, draws=50).balanced(correct)
+    shuffled = Bootstrap(classes[order], groups[order], observers[order], draws=50)
+    assert shuffled.balanced(correct[order]) == expected
+
+
+@settings(max_examples=50)
+@given(splits())
+def test_two_models_differ_by_what_their_photos_differ(split):
+    classes, groups, observers, first, second = split
+    bootstrap = Bootstrap(classes, groups, observers, draws=50)
+    for of in (bootstrap.balanced, bootstrap.plain):
+        one, other, apart = of(first), of(second), of(first.astype(float) - second)
+        for group, estimate in apart.items():
+            assert estimate.value == pytest.approx(one[group].value - other[group].value)
+        alike = of(first.astype(float) - first)
+        assert all((e.value, e.ci_low, e.ci_high) == (0, 0, 0) for e in alike.values())
+
+
+@settings(max_examples=50)
+@given(splits())
+def test_the_drop_is_shared_out_among_the_kinds_of_errors(split):
+    classes, groups, observers, correct, near = split
+    bootstrap = Bootstrap(classes, groups, observers, draws=20)
+    accuracy = bootstrap.balanced(correct)
+    kinds = [bootstrap.balanced(~correct & k, -1) for k in (near, ~near)]
+    for group, estimate in accuracy.items():
+        errors = sum(kind[group].value for kind in kinds)
+        expected = estimate.value if group == "drop" else 1 - estimate.value
+        assert errors == pytest.approx(expected)
+    by_class = class_shares(~correct, classes, groups, observers, -1)
+    for class_index, shares in class_shares(correct, classes, groups, observers).items():
+        if "drop" in shares:
+            lost = by_class[class_index]["drop"]
+            assert lost.value == pytest.approx(shares["drop"].value)
+            assert (lost.ci_low, lost.ci_high) == pytest.approx(
+                (shares["drop"].ci_low, shares["drop"].ci_high)
+            )
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=300))
+def test_mcnemars_p_value_is_the_binomial_tests(answers):
+    from scipy.stats import binomtest
+
+    first, second = np.array(answers).T
+    found = mcnemar(first, second)
+    apart = found.only_first + found.only_second
+    assert apart == (first != second).sum()
+    expected = binomtest(found.only_first, apart).pvalue if apart else 1.0
+    assert found.p_value == pytest.approx(expected)
+    turned = mcnemar(second, first)
+    assert (turned.only_first, turned.p_value) == (found.only_second, found.p_value)
+
+
+def test_mcnemars_test_takes_many_photos():
+    first = np.arange(20_000) < 10_000
+    assert mcnemar(first, ~first).p_value == 1.0
+    assert mcnemar(first, np.zeros(20_000, dtype=bool)).p_value < 1e-300
+
+
+@given(st.floats(0.2, 3), st.floats(-2, 2), st.integers(2, 20))
+def test_a_line_on_the_logit_scale_is_found_again(slope, intercept, models):
+    common = np.linspace(0.2, 0.9, models)
+    counter = 1 / (1 + np.exp(-(slope * np.log(common / (1 - common)) + intercept)))
+    line = logit_line(common, counter)
+    assert (line.slope, line.intercept) == pytest.approx((slope, intercept), abs=1e-6)
+    assert line.models == models
+    assert line.expected(common) == pytest.approx(counter)
+
+
+def test_models_without_a_logit_are_left_out_of_the_line():
+    common, counter = np.array([0.5, 0.8, 1.0, 0.6]), np.array([0.4, 0.7, 0.9, 0.0])
+    assert logit_line(common, counter) == logit_line(common[:2], counter[:2])
+    assert logit_line(common[2:], counter[2:]) is None
+    assert logit_line(np.array([0.5, 0.5]), np.array([0.4, 0.3])) is None

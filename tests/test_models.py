@@ -23,9 +23,9 @@ from manifests.photos import open_image
 from manifests.vocabulary import LabelSpace, label_space
 from pipeline.models import ModelOptions, ModelSpec, load_model
 from pipeline.models.open_clip_family import check_activation, templates
+from pipeline.models.predictions import predictions_from
 from pipeline.models.scoring import PhotoRef, score_photos
 from pipeline.models.timm_family import match_tensors
-from pipeline.score import predictions_from
 
 ANIMALS = LabelSpace("animals", ("ant", "bee", "cat", "dog"), ("",) * 4, ((),) * 4)
 PROMPTED = replace(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
-from conftest import cap, papers_split
+from conftest import cap, papers_split, weights
 
 from manifests import load_split
+from manifests.robustness import effective_robustness
+from manifests.schema import RESULTS
+from manifests.tables import read_table
 from manifests.workspace import Workspace
 
 
@@ -103,6 +108,53 @@ def test_evaluating_the_runs_own_predictions_gives_the_accuracies_of_the_pairs(
     drops = [pair["drop_honest" if column else "drop"] for pair in pairs]
     assert found.drop == pytest.approx(sum(drops) / len(drops))
     assert found.drop_ci_low < found.drop < found.drop_ci_high
+
+
+def test_evaluating_the_release_gives_the_drops_of_the_pairs_and_says_who_chose_them(
+    finished: Workspace, tmp_path
+):
+    command = ["evaluate", finished.root / "release", "--cache", tmp_path / "cache"]
+    command += ["--model", f"timm:tf_efficientnet_lite0:{weights()}"]
+    done = cap(*command, cwd=tmp_path)
+    assert "chose this release's pairs" in done.stderr
+    assert "the test photos show its honest drop" in done.stderr
+    assert "confusions within the family" in done.stdout
+    assert "the paper's line through ImageNet models" in done.stdout
+    for options in (
+        ("--partition", "validation"),
+        ("--label-space", "confusing20"),
+        ("--label-space", "classes"),
+    ):
+        cap(*command, *options, cwd=tmp_path)
+    found = {}
+    for file in (tmp_path / "results" / "evaluations").iterdir():
+        evaluation = json.loads(file.read_text())
+        key = (evaluation["label_space"]["name"], evaluation["parameters"]["partition"])
+        found[key] = evaluation
+    # What chose them, and the honest drop with its interval, as `cap split` has them.
+    pairs = {p["class_name"]: p for p in finished.read("pairs").to_pylist() if p["selected"]}
+    for partition, column in (("validation", "drop"), ("test", "drop_honest")):
+        classes = found["imagenet1k", partition]["classes"]
+        assert classes.keys() == pairs.keys()
+        for name, measured in classes.items():
+            assert measured["accuracy"]["drop"]["value"] == pytest.approx(pairs[name][column])
+    for name, measured in found["imagenet1k", "test"]["classes"].items():
+        for end in ("ci_low", "ci_high"):
+            assert measured["accuracy"]["drop"][end] == pytest.approx(pairs[name][f"drop_{end}"])
+    # The fewer labels compete, the fewer answers are wrong.
+    for group in ("common", "counter"):
+        accuracies = [
+            found[space, "all"]["measures"]["accuracy"][group]["value"]
+            for space in ("imagenet1k", "confusing20", "classes")
+        ]
+        assert accuracies == sorted(accuracies)
+    lost = {n: m["drop"]["value"] for n, m in found["imagenet1k", "all"]["measures"].items()}
+    assert lost["error_same_family"] + lost["error_other_family"] == pytest.approx(lost["accuracy"])
+    told = json.loads(cap(*command, "--json", cwd=tmp_path).stdout)
+    results = read_table(tmp_path / "results" / "results.parquet", RESULTS)
+    own = effective_robustness(results.filter(pc.equal(results["partition"], "all")))
+    distance = own.points.to_pylist()[-1]["distance"]
+    assert told["evaluations"][0]["effective_robustness"] == distance
 
 
 def test_running_again_does_nothing(finished: Workspace):

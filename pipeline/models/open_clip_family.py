@@ -78,6 +78,12 @@ class OpenClipModel:
         self._transform = image_transform_v2(config, is_train=False)
 
     @property
+    def head(self) -> NDArray[np.float32]:
+        """Text features of unit length (labels, d)."""
+        features: NDArray[np.float32] = self._head.cpu().numpy()
+        return features
+
+    @property
     def preprocess(self) -> Callable[[Image.Image], torch.Tensor]:
         """open_clip's own evaluation transform for this model."""
         transform: Callable[[Image.Image], torch.Tensor] = self._transform

@@ -31,6 +31,8 @@ __all__ = [
     "ModelSpec",
     "file_sha256",
     "load_model",
+    "network_digest",
+    "published_name",
     "register",
     "score_digest",
 ]
@@ -131,6 +133,9 @@ class Model(Protocol):
         `cosine` or `logit`.
     embedding_dim
         Length of an embedding, or None where the family has none.
+    head
+        Text features (labels, d) of unit length whose products with embeddings are the scores;
+        None for a classifier.
     """
 
     name: str
@@ -138,6 +143,11 @@ class Model(Protocol):
     digest: str
     score_kind: str
     embedding_dim: int | None
+
+    @property
+    def head(self) -> NDArray[np.float32] | None:
+        """Text features, or None."""
+        ...
 
     @property
     def preprocess(self) -> Callable[[Image.Image], torch.Tensor]:
@@ -192,16 +202,28 @@ def file_sha256(path: Path) -> str:
         raise CapError(msg) from error
 
 
+_NETWORK = ("family", "architecture", "weights_sha256", "activation", "preprocessing")
+
+
 def score_digest(description: Mapping[str, Any]) -> str:
     """sha256 over those parts of a description that decide the scores."""
-    deciding = (
-        "family",
-        "architecture",
-        "weights_sha256",
-        "activation",
-        "preprocessing",
-        "label_space_digest",
-        "prompts",
-    )
-    text = json.dumps({name: description[name] for name in deciding}, sort_keys=True)
+    return _digest(description, (*_NETWORK, "label_space_digest", "prompts"))
+
+
+def network_digest(description: Mapping[str, Any]) -> str:
+    """sha256 over those parts that decide what the network makes of a photo, whatever the labels.
+
+    Precision and device are left out, as in `score_digest`.
+    """
+    return _digest(description, _NETWORK)
+
+
+def published_name(description: Mapping[str, Any]) -> str:
+    """A model's SPEC without the folders of local files, which are nobody's business."""
+    parts = (description["family"], description["architecture"], description["weights"])
+    return ":".join(part for part in parts if part)
+
+
+def _digest(description: Mapping[str, Any], parts: tuple[str, ...]) -> str:
+    text = json.dumps({name: description[name] for name in parts}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

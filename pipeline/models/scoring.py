@@ -1,4 +1,4 @@
-"""The one scoring loop: photos in files to scores, decoded in worker processes.
+"""The one scoring loop: photos to scores, decoded in worker processes.
 
 Given a model and photos, gives a result for each photo in their order, batch by batch. A photo that
 cannot be read gives a result with the reason; the others in its batch are not touched by that.
@@ -10,14 +10,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from manifests.errors import CapError, PhotoError
+from manifests.errors import CapError, PhotoError, ReleaseError
 from manifests.photos import open_image
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pipeline.models.registry import Model
 
-__all__ = ["PhotoRef", "Scored", "score_photos"]
+__all__ = ["Photo", "PhotoRef", "Scored", "score_photos"]
 
 _FEW = 128
 """So few photos are decoded in this process: starting workers would take longer."""
@@ -33,12 +33,29 @@ _FEW = 128
 _MOST_WORKERS = 8
 
 
+class Photo(Protocol):
+    """A photo to score; can be pickled."""
+
+    @property
+    def photo_id(self) -> str:
+        """Its id."""
+        ...
+
+    def content(self) -> bytes | Path:
+        """Its bytes, or the file that holds them."""
+        ...
+
+
 @dataclass(frozen=True)
 class PhotoRef:
-    """A photo to score."""
+    """A photo in a file."""
 
     photo_id: str
     file: Path
+
+    def content(self) -> Path:
+        """The file."""
+        return self.file
 
 
 @dataclass(frozen=True)
@@ -64,18 +81,18 @@ class _Batch:
 
 class _Photos(Dataset[tuple[torch.Tensor | None, str | None]]):
     def __init__(
-        self, files: Sequence[Path], preprocess: Callable[[Image.Image], torch.Tensor]
+        self, photos: Sequence[Photo], preprocess: Callable[[Image.Image], torch.Tensor]
     ) -> None:
-        self._files = files
+        self._photos = photos
         self._preprocess = preprocess
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._photos)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor | None, str | None]:
         try:
-            return self._preprocess(open_image(self._files[index])), None
-        except PhotoError as error:
+            return self._preprocess(open_image(self._photos[index].content())), None
+        except (PhotoError, ReleaseError) as error:
             return None, str(error)
 
 
@@ -85,10 +102,10 @@ def _collate(items: list[tuple[torch.Tensor | None, str | None]]) -> _Batch:
 
 
 def _batches(
-    model: Model, photos: Sequence[PhotoRef], batch_size: int, workers: int
+    model: Model, photos: Sequence[Photo], batch_size: int, workers: int
 ) -> DataLoader[tuple[torch.Tensor | None, str | None]]:
     return DataLoader(
-        _Photos([photo.file for photo in photos], model.preprocess),
+        _Photos(photos, model.preprocess),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=_collate,
@@ -99,7 +116,7 @@ def _batches(
     )
 
 
-def _results(model: Model, photos: Sequence[PhotoRef], batch: _Batch) -> list[Scored]:
+def _results(model: Model, photos: Sequence[Photo], batch: _Batch) -> list[Scored]:
     scores: NDArray[np.float32] = np.empty((0, 0), np.float32)
     embeddings: NDArray[np.float32] | None = None
     if batch.images is not None:
@@ -120,7 +137,7 @@ def _results(model: Model, photos: Sequence[PhotoRef], batch: _Batch) -> list[Sc
 
 
 def score_photos(
-    model: Model, photos: Sequence[PhotoRef], *, batch_size: int, workers: int | None = None
+    model: Model, photos: Sequence[Photo], *, batch_size: int, workers: int | None = None
 ) -> Iterator[list[Scored]]:
     """Scores of photos, in their order, one list per batch.
 
@@ -129,7 +146,7 @@ def score_photos(
     model
         A loaded model.
     photos
-        Photos in files.
+        Photos, wherever their bytes lie.
     batch_size
         Photos per forward pass.
     workers

@@ -48,6 +48,7 @@ class TimmModel:
     """A timm classifier; see `registry.Model`."""
 
     score_kind = "logit"
+    head = None
 
     def __init__(self, spec: ModelSpec, network: Any, description: dict[str, Any]) -> None:
         self.name = str(spec)

@@ -1,7 +1,9 @@
 """Release: the split with its photos as sharded Parquet, in a folder that `load_split` reads.
 
 The folder is written beside its place and moved there when it is whole. The same split gives the
-same bytes. A release that is there already, from the same tables and parameters, is fresh.
+same bytes. Beside the photos it holds the label space, unless that is ImageNet-1K, and, where the
+choosing run kept its scores, the labels most like each class. A release that is there already, from
+the same tables and parameters, is fresh.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ import pyarrow.parquet as pq
 
 from manifests import __version__
 from manifests.errors import CapError, PhotoError, ReleaseError
-from manifests.loader import MANIFEST
+from manifests.loader import CONFUSING_FILE, LABEL_SPACE_FILE, MANIFEST
 from manifests.photos import has_location
 from manifests.schema import RELEASE, SCHEMA_VERSION
 from manifests.tables import chosen_pairs, count_by
 from manifests.vocabulary import allowed_licenses, sharing_licenses
 from manifests.workspace import Outcome
 from pipeline.release.card import dataset_card
+from pipeline.release.confusing import Reference, choosing_run, confusing_rows, write_confusing
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
@@ -150,9 +153,13 @@ def release(workspace: Workspace, parameters: ReleaseParameters, progress: Progr
     out = Path(parameters.out).resolve()
     allowed = allowed_licenses(parameters.licenses)
     content = _select(workspace, allowed)
+    run = choosing_run(workspace.read("pairs"))
+    predictions = f"predictions/{run}"
     made_from = {
         "split": workspace.digest("split"),
         "pairs": workspace.digest("pairs"),
+        "predictions": workspace.digest(predictions) if workspace.has(predictions) else None,
+        "label_space": workspace.label_space.digest,
         "licenses": sorted(allowed),
         "cap_version": __version__,
     }
@@ -164,6 +171,7 @@ def release(workspace: Workspace, parameters: ReleaseParameters, progress: Progr
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "data").mkdir(parents=True)
         manifest = _write(workspace, content, partial, progress)
+        manifest |= _write_labels(workspace, content.rows, run, partial)
         manifest["made_from"] = made_from
         manifest["name"] = out.name
         card = dataset_card(manifest)
@@ -199,7 +207,6 @@ def _write(
         )
     return {
         "schema_version": SCHEMA_VERSION,
-        "label_space": workspace.label_space.name,
         "photos": rows.num_rows,
         "groups": count_by(rows, "group"),
         "licenses": count_by(rows, "license"),
@@ -208,6 +215,26 @@ def _write(
         "photos_with_location": writer.with_location,
         "pairs": pairs.filter(pairs["selected"]).to_pylist(),
         "shards": shards,
+    }
+
+
+def _write_labels(workspace: Workspace, rows: pa.Table, run: str, folder: Path) -> dict[str, Any]:
+    """Write the label space and the confusing labels; gives what the manifest says of them."""
+    labels = workspace.label_space
+    if labels.name != "imagenet1k":
+        source = workspace.root / str(workspace.recipe["label_space"])
+        shutil.copyfile(source, folder / LABEL_SPACE_FILE)
+    reference = Reference.of(workspace, run)
+    confusing = confusing_rows(workspace, rows, reference)
+    if confusing is not None:
+        write_confusing(folder / CONFUSING_FILE, confusing, reference)
+    return {
+        "label_space": labels.name,
+        "label_space_digest": labels.digest,
+        "chosen_by": {"run": reference.run, "model": reference.model},
+        "confusing": None
+        if confusing is None
+        else {"run": run, "replaced": pc.sum(confusing["replaced"]).as_py()},
     }
 
 
