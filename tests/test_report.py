@@ -27,7 +27,7 @@ from manifests.errors import CapError
 from manifests.metrics import evaluate_groups, wilson
 from manifests.photos import inspect_photo
 from manifests.progress import Progress
-from manifests.schema import ANNOTATIONS, GROUPS, LABELS, PAIRS, PHOTOS
+from manifests.schema import ANNOTATIONS, GROUPS, LABELS, PAIRS, PHOTOS, RESULTS
 from manifests.tables import from_rows, write_table
 from manifests.vocabulary import read_reference
 from manifests.workspace import Workspace
@@ -349,24 +349,88 @@ def test_the_heat_map_holds_the_groups_table(invented, page):
     assert not own
 
 
-def test_models_stand_where_their_accuracies_say(invented, page, rule):
-    _, *rows = page.tables["Accuracy of models in the two groups, and their drop in points"]
-    assert [row[0] for row in rows[:2]] == [RUN, OTHER]
+MODELS = (
+    "Accuracy of models in the two groups, their drop, and how far they lie above the line, in "
+    "points"
+)
+
+
+def above(line: np.ndarray, common: float, counter: float) -> float:
+    """How far a model lies above a line of logits."""
+    return counter - 1 / (1 + np.exp(-np.polyval(line, np.log(common / (1 - common)))))
+
+
+@pytest.fixture(scope="module")
+def imagenet_line() -> np.ndarray:
+    """Slope and intercept of the line through the paper's ImageNet models."""
+    rows = [r for r in read_reference("counteranimal_results") if r["table"] == "4"]
+    common, counter = (np.array([float(r[name]) for r in rows]) for name in PAIR)
+    return np.polyfit(np.log(common / (1 - common)), np.log(counter / (1 - counter)), 1)
+
+
+def test_models_stand_where_their_accuracies_say(invented, page, imagenet_line):
+    _, *rows = page.tables[MODELS]
+    assert [row[:2] for row in rows[:2]] == [[RUN, "this page"], [OTHER, "this page"]]
     assert rows[0][2] == page.facts["common"].replace("\xa0", " ")
     assert rows[0][3] == page.facts["counter"].replace("\xa0", " ")
-    published = [
-        [
-            percent(float(r["common"])),
-            percent(float(r["counter"])),
-            points(float(r["common"]) - float(r["counter"])),
-        ]
-        for r in read_reference("counteranimal_results")
-        if r["table"] in {"3", "4"}
-    ]
+    measured = [float(cell.rstrip(" %")) / 100 for cell in rows[0][2:4]]
+    distance = float(rows[0][5].replace("\N{MINUS SIGN}", "-")) / 100
+    assert distance == pytest.approx(above(imagenet_line, *measured), abs=0.003)
+    published = []
+    for row in read_reference("counteranimal_results"):
+        if row["table"] in {"3", "4"}:
+            common, counter = float(row["common"]), float(row["counter"])
+            distance = above(imagenet_line, common, counter)
+            cells = [percent(common), percent(counter), points(common - counter), points(distance)]
+            published.append(cells)
     assert [row[2:] for row in rows[2:]] == published
     assert len(published) == 28 + 15
-    for name, _, common, counter, _ in rows:
+    for name, _, common, counter, *_ in rows:
         assert f"{name}\ncommon {common}, counter {counter}" in page.titles
+
+
+def test_models_that_were_evaluated_stand_beside_the_runs(tmp_path, imagenet_line):
+    workspace = invent(tmp_path / "w", classes=3)
+    told(workspace)
+    rows = [
+        {
+            "evaluation": f"{model}-{partition}",
+            "class_name": "*",
+            "measure": "accuracy",
+            "group": group,
+            "photos": 50,
+            "value": value,
+            "ci_low": value - 0.1,
+            "ci_high": value + 0.1,
+            "model": model,
+            "model_digest": model,
+            "family": "timm",
+            "release": "zoo",
+            "release_digest": "0" * 64,
+            "label_space": space,
+            "label_space_digest": "1" * 64,
+            "partition": partition,
+            "chose_pairs": False,
+            "resamples": 100,
+            "seed": 0,
+        }
+        for model, partition, space, common in (
+            ("timm:one", "test", "imagenet1k", 0.8),
+            ("timm:two", "all", "imagenet1k", 0.7),
+            ("timm:three", "test", "confusing20", 0.9),
+        )
+        for group, value in (("common", common), ("counter", common - 0.2))
+    ]
+    (workspace.root / "results").mkdir()
+    results = from_rows(rows, RESULTS.schema)
+    write_table(workspace.root / "results" / "results.parquet", results, RESULTS)
+    page = page_of(workspace)
+    _, *rows = page.tables[MODELS]
+    own = [row for row in rows if row[1] not in {"this page", "published"}]
+    # Those on photos that chose the pairs, and over other labels, are not to be compared.
+    distance = above(imagenet_line, 0.8, 0.6)
+    assert own == [["timm:one", "zoo, test", "80.0 %", "60.0 %", "20.0", points(distance)]]
+    assert told(workspace)["fresh"]
 
 
 def test_figures_tell_the_numbers_of_the_table(invented, page, rule):

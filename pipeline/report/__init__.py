@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from manifests import __version__
 from manifests.errors import CapError
-from manifests.tables import write_bytes
+from manifests.schema import RESULTS
+from manifests.tables import read_table, write_bytes
 from manifests.workspace import Outcome
 from pipeline.report.classes import (
     ClassFacts,
@@ -31,6 +32,7 @@ from pipeline.report.classes import (
 )
 from pipeline.report.collection import collection, copies, people
 from pipeline.report.page import Facts, render
+from pipeline.report.robustness import standing
 from pipeline.report.strips import Strip, plan_strips, shot, strip
 
 if TYPE_CHECKING:
@@ -124,6 +126,7 @@ class _Tables:
         self.groups = self._rows("groups")
         self.run = self._chosen_run(model)
         self._agreement_file = workspace.root / "results" / "agreement.json"
+        self._results_file = workspace.root / "results" / "results.parquet"
 
     def _read(self, name: str) -> pa.Table | None:
         return self.workspace.read(name) if self.workspace.has(name) else None
@@ -180,6 +183,11 @@ class _Tables:
             and found["inputs"]["annotations"] != self.workspace.digest("annotations")
         )
 
+    def results(self) -> pa.Table | None:
+        """What `cap evaluate` measured, if it was asked."""
+        there = self._results_file.is_file()
+        return read_table(self._results_file, RESULTS) if there else None
+
     def receipt(self, table: str) -> Mapping[str, Any]:
         """Receipt of a table as a dictionary; empty where there is none."""
         receipt = self.workspace.receipt(table)
@@ -192,7 +200,7 @@ class _Tables:
             *(t for t in _TABLES if workspace.has(t)),
             *(f"predictions/{r}" for r in self.runs),
         ]
-        agreement = self._agreement_file
+        files = (self._agreement_file, self._results_file)
         made_from = {
             "cap_version": __version__,
             "name": workspace.root.name,
@@ -200,9 +208,9 @@ class _Tables:
             "photos_per_group": photos_per_group,
             "tables": {name: workspace.digest(name) for name in names},
             "parameters": self.receipt("pairs").get("parameters"),
-            "agreement": hashlib.sha256(agreement.read_bytes()).hexdigest()
-            if agreement.is_file()
-            else None,
+            "files": [
+                hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()
+            ],
         }
         return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
@@ -250,6 +258,7 @@ def _facts(tables: _Tables, mark: str, photos_per_group: int, progress: Progress
         strips=_strips(tables, classes, rows, own, photos_per_group, progress),
         heat=heat_map(tables.run, tables.groups) if tables.groups and tables.run else None,
         accuracies=accuracies,
+        models=standing(accuracies, tables.results(), tables.workspace.label_space.name),
         has_fresh=any(side.fresh is not None for c in classes for side in c.sides),
     )
 

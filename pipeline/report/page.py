@@ -23,7 +23,7 @@ from pipeline.report.plots import (
     heat_level,
     robustness_plot,
 )
-from pipeline.report.robustness import baseline, published, stands
+from pipeline.report.robustness import Standing
 from pipeline.report.strips import Shot, Strip
 
 __all__ = ["Facts", "render"]
@@ -60,6 +60,8 @@ class Facts:
         Accuracy by class and background.
     accuracies
         Accuracy on the split by run, this run's first.
+    models
+        This workspace's models beside the paper's.
     has_fresh
         Whether some photos were kept apart from the choice of the pairs.
     """
@@ -80,6 +82,7 @@ class Facts:
     strips: Mapping[int, tuple[Strip, ...]]
     heat: HeatMap | None
     accuracies: Mapping[str, SplitAccuracy]
+    models: Standing
     has_fresh: bool
 
     @property
@@ -167,26 +170,22 @@ def _environment() -> jinja2.Environment:
 def _figures(facts: Facts) -> dict[str, str]:
     """The figures by name; empty where there are no numbers yet."""
     compared = [c for c in facts.classes if c.sides][:_CLASSES_IN_FIGURES]
-    own = stands(facts.accuracies)
     figures = dict.fromkeys(("accuracy", "drop", "robustness"), "")
     if compared:
         figures["accuracy"] = accuracy_plot(compared)
         figures["drop"] = drop_plot(compared)
-    if own:
-        reference = published()
-        figures["robustness"] = robustness_plot((*reference, *own), baseline(reference))
+    if facts.models.own:
+        figures["robustness"] = robustness_plot(facts.models)
     return figures
 
 
 def render(facts: Facts) -> str:
     """The page of the facts, as one HTML text."""
     template = _environment().get_template("page.html.jinja")
-    reference = published()
     return template.render(
         facts=facts,
         fates=FATES,
         figures=_figures(facts),
-        points=(*stands(facts.accuracies), *reference),
         heat_colours=heat_colours(),
         heat_level=heat_level,
         licenses=licenses(),

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.report.classes import ClassFacts
-from pipeline.report.robustness import Line, Point, logit
+from pipeline.report.robustness import Standing
 
 __all__ = [
     "HEAT_LEVELS",
@@ -326,19 +326,28 @@ _SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _KINDS: Mapping[str, tuple[str, str, float]] = {
     "clip": ("o", COMMON, 6),
     "imagenet": ("s", SOFT, 5.5),
+    "evaluated": ("P", HERE, 8),
     "here": ("*", COUNTER, 15),
 }
 
 
+def _logit(share: float) -> float:
+    """Log odds of an accuracy; of 0 and 1, those of a share beyond the axes' ends."""
+    inside = min(max(share, _EDGE / 10), 1 - _EDGE / 10)
+    return float(np.log(inside / (1 - inside)))
+
+
 def _limits(shares: Sequence[float]) -> tuple[float, float]:
     """Ends of an axis that holds accuracies, as logits."""
-    low, high = (logit(min(max(end, _EDGE), 1 - _EDGE)) for end in (min(shares), max(shares)))
+    low, high = (_logit(min(max(end, _EDGE), 1 - _EDGE)) for end in (min(shares), max(shares)))
     return low - _SPACE, high + _SPACE
 
 
 @mpl.rc_context(_SETTINGS)
-def robustness_plot(points: Sequence[Point], line: Line) -> str:
+def robustness_plot(models: Standing) -> str:
     """Counter against common accuracy of models on logit axes, with names on hover."""
+    # What is drawn last lies on top.
+    points = sorted(models.points, key=lambda point: point.kind in {"here", "evaluated"})
     drawing, axes = _drawing("robustness", _SQUARE, _SQUARE)
     axes.set_position((0.13, 0.1, 0.85, 0.885))
     drawing.readout = (_SQUARE * 0.15, _SQUARE * 0.06)
@@ -348,12 +357,18 @@ def robustness_plot(points: Sequence[Point], line: Line) -> str:
     axes.set_ylim(low, high)
     across = np.array([left, right])
     axes.plot(across, across, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-    axes.plot(across, line.intercept + line.slope * across, color=SOFT, linewidth=1.4, zorder=0)
+    axes.plot(
+        across,
+        models.line.intercept + models.line.slope * across,
+        color=SOFT,
+        linewidth=1.4,
+        zorder=0,
+    )
     for number, point in enumerate(points):
         marker, colour, size = _KINDS[point.kind]
         axes.plot(
-            [min(max(logit(point.common), left), right)],
-            [min(max(logit(point.counter), low), high)],
+            [min(max(_logit(point.common), left), right)],
+            [min(max(_logit(point.counter), low), high)],
             marker,
             color=colour,
             markersize=size,
@@ -367,8 +382,8 @@ def robustness_plot(points: Sequence[Point], line: Line) -> str:
             f"{point.name}\ncommon {_percent(point.common)}, counter {_percent(point.counter)}"
         )
     for set_ticks, limits in ((axes.set_xticks, (left, right)), (axes.set_yticks, (low, high))):
-        ticks = [share for share in _SHARES if limits[0] < logit(share) < limits[1]]
-        set_ticks([logit(share) for share in ticks], [f"{100 * share:g}" for share in ticks])
+        ticks = [share for share in _SHARES if limits[0] < _logit(share) < limits[1]]
+        set_ticks([_logit(share) for share in ticks], [f"{100 * share:g}" for share in ticks])
     axes.tick_params(length=3)
     axes.grid(color=LINE, linewidth=0.5, alpha=0.6)
     axes.set_axisbelow(True)

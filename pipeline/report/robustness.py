@@ -1,80 +1,117 @@
-"""Where models stand between common and counter accuracy, on logit axes.
+"""Where models stand between common and counter accuracy, as the report's figure shows them.
 
-Given the paper's published results and the accuracy of this workspace's runs, gives the points and
-the line of the effective-robustness plot.
-
-Source: Taori et al., "Measuring robustness to natural distribution shifts in image classification"
-(NeurIPS 2020): models on one line differ in accuracy only, and the height above it is what they
-are more robust.
+Given the accuracy of this workspace's runs on its split and the results of `cap evaluate`, gives
+points beside the paper's models, and how far each lies from the line of the ImageNet models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from manifests.metrics import SplitAccuracy
-from manifests.vocabulary import read_reference
+from manifests.metrics import Line, SplitAccuracy
+from manifests.robustness import effective_robustness
 
-__all__ = ["Line", "Point", "baseline", "logit", "published", "stands"]
-
-_TABLES = {"3": "clip", "4": "imagenet"}
-"""Published tables with one prompt and all of ImageNet's classes, and the family they are of."""
+__all__ = ["Point", "Standing", "standing"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A model: whose (`clip`, `imagenet` or `here`), and its accuracy in the two groups."""
+    """A model and its accuracy in the two groups.
+
+    Attributes
+    ----------
+    kind
+        `here`: a run of this workspace on its split; `evaluated`: by `cap evaluate` on a release;
+        `clip` or `imagenet`: of the paper, on its photos.
+    photos
+        What the accuracies are of, in words.
+    distance
+        Counter accuracy minus what the line expects; None where there is nothing to expect.
+    """
 
     name: str
     kind: str
+    photos: str
     common: float
     counter: float
+    distance: float | None
 
 
 @dataclass(frozen=True)
-class Line:
-    """Counter accuracy as a linear function of common accuracy, both as logits."""
+class Standing:
+    """The models, this workspace's first, and the line of the paper's ImageNet models."""
 
-    intercept: float
-    slope: float
+    points: tuple[Point, ...]
+    line: Line
+
+    @property
+    def own(self) -> bool:
+        """Whether there is any model but the paper's."""
+        return any(point.kind in {"here", "evaluated"} for point in self.points)
 
 
-def logit(share: float) -> float:
-    """Log odds of an accuracy; of 0 and 1, those of half a per mille from there."""
-    clipped = min(max(share, 0.0005), 0.9995)
-    return float(np.log(clipped / (1 - clipped)))
+def standing(
+    accuracies: Mapping[str, SplitAccuracy], results: pa.Table | None, label_space: str
+) -> Standing:
+    """The models of a workspace beside the paper's.
 
-
-def published() -> tuple[Point, ...]:
-    """The paper's models, on the paper's photos."""
-    return tuple(
-        Point(
-            f"{row['backbone']} {row['pretrained']}".strip(),
-            _TABLES[row["table"]],
-            float(row["common"]),
-            float(row["counter"]),
+    Parameters
+    ----------
+    accuracies
+        Accuracy on the workspace's split, by run.
+    results
+        The table `results`, if there is one.
+    label_space
+        Label space of the results that are shown.
+    """
+    paper = effective_robustness()
+    if paper.line is None:
+        msg = "the paper's ImageNet models make a line"
+        raise AssertionError(msg)
+    own = [
+        (
+            run,
+            "here",
+            "this page",
+            found.groups["common"].accuracy,
+            found.groups["counter"].accuracy,
         )
-        for row in read_reference("counteranimal_results")
-        if row["table"] in _TABLES
-    )
-
-
-def baseline(points: tuple[Point, ...]) -> Line:
-    """The least-squares line through the models trained on ImageNet."""
-    fitted = [point for point in points if point.kind == "imagenet"]
-    slope, intercept = np.polyfit(
-        [logit(point.common) for point in fitted], [logit(point.counter) for point in fitted], 1
-    )
-    return Line(float(intercept), float(slope))
-
-
-def stands(accuracies: Mapping[str, SplitAccuracy]) -> tuple[Point, ...]:
-    """The runs of this workspace, by name."""
-    return tuple(
-        Point(run, "here", found.groups["common"].accuracy, found.groups["counter"].accuracy)
         for run, found in accuracies.items()
         if found.drop is not None
-    )
+    ]
+    if results is not None:
+        own += _evaluated(results, label_space)
+    published = [
+        Point(row["model"], row["family"], "published", *(row[n] for n in _MEASURED))
+        for row in paper.points.to_pylist()
+    ]
+    return Standing((*(_placed(paper.line, *point) for point in own), *published), paper.line)
+
+
+_MEASURED = ("common", "counter", "distance")
+
+
+def _placed(line: Line, name: str, kind: str, photos: str, common: float, counter: float) -> Point:
+    distance = None
+    if 0 < common < 1:
+        distance = counter - float(line.expected(np.array([common]))[0])
+    return Point(name, kind, photos, common, counter, distance)
+
+
+def _evaluated(results: pa.Table, label_space: str) -> Iterator[tuple[str, str, str, float, float]]:
+    """Evaluations over a label space; of a release's test photos alone where there are any."""
+    rows = results.filter(pc.equal(results["label_space"], label_space))
+    for digest in rows["release_digest"].unique().to_pylist():
+        release = rows.filter(pc.equal(rows["release_digest"], digest))
+        partitions = release["partition"].unique().to_pylist()
+        partition = "test" if "test" in partitions else min(partitions)
+        photos = release.filter(pc.equal(release["partition"], partition))
+        found = effective_robustness(photos, label_space=label_space, paper=False)
+        place = f"{release['release'][0].as_py()}, {partition}"
+        for row in found.points.to_pylist():
+            yield row["model"], "evaluated", place, row["common"], row["counter"]
