@@ -157,9 +157,9 @@ class SplitParameters:
     )
     report_with: tuple[str, ...] = option(
         (),
-        "other models, or names of runs, to report the pairs for",
-        kind="list",
-        metavar="A,B",
+        "another model, or name of a run, to report the pairs for; may be given several times",
+        kind="models",
+        metavar="SPEC",
     )
     min_photos: int = option(
         20,

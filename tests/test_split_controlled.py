@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import cap
 from hypothesis import given, settings
 
 from manifests.errors import CapError
@@ -338,3 +339,11 @@ def test_a_pairs_table_from_elsewhere_needs_no_statistics():
     rows = [{"run": "r", "class_index": 0, "class_name": "a", "selected": False}]
     plain = from_rows(rows, PAIRS.schema).drop_columns(sorted(TABLES["pairs"].optional))
     assert chosen_pairs(validate(plain, PAIRS)).num_rows == 1
+
+
+def test_models_to_report_for_are_given_one_by_one_on_the_command_line(workspace):
+    put(workspace, {"leaning": LEANING, "even": EVEN, "same": LEANING})
+    others = ["--report-with", "even", "--report-with", "same"]
+    done = cap("split", "--model", "leaning", *others, "--draws", "100", cwd=workspace.root)
+    assert "1 of 1 classes selected" in done.stdout
+    assert set(workspace.read("pairs")["run"].to_pylist()) == {"even", "leaning", "same"}
