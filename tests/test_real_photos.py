@@ -159,7 +159,7 @@ def test_evaluating_the_release_gives_the_drops_of_the_pairs_and_says_who_chose_
 
 def test_running_again_does_nothing(finished: Workspace):
     done = cap("run", cwd=finished.root)
-    assert done.stdout.count("up to date, skipped") == 6
+    assert done.stdout.count("up to date, skipped") == 7
 
 
 def test_photos_of_a_reference_folder_are_removed_on_request(
