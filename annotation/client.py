@@ -1,7 +1,7 @@
 """The way to a Label Studio server: its projects, what is sent to it, what is read from it.
 
 `connect` gives a `Client` over label-studio-sdk, which is imported here and nowhere else, because
-that takes a second. Whatever goes wrong comes out as one sentence and what to do next.
+that takes time. Whatever goes wrong comes out as one sentence and what to do next.
 """
 
 from __future__ import annotations
@@ -169,11 +169,12 @@ def connect(address: Address) -> Iterator[Client]:
         If the server does not answer or refuses the token.
     """
     import httpx
-    from label_studio_sdk import LabelStudio
+    from label_studio_sdk.base_client import LabelStudioBase
 
-    # The SDK follows no proxy rules of its own; httpx reads the usual variables.
+    # `LabelStudio` adds exports and label interfaces to this base, and takes half a second more to
+    # import. The SDK follows no proxy rules of its own; httpx reads the usual variables.
     with httpx.Client(timeout=_TIMEOUT_SECONDS, follow_redirects=True) as http:
-        sdk: Any = LabelStudio(base_url=address.url, api_key=address.key, httpx_client=http)
+        sdk: Any = LabelStudioBase(base_url=address.url, api_key=address.key, httpx_client=http)
         client = Client(address, sdk, http)
         with client.explained("sign in"):
             client.me = str(sdk.users.whoami().email)

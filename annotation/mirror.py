@@ -129,13 +129,12 @@ class Mirror:
         until = client.clock() - _OVERLAP
         changed = list(client.tasks(project, self.seen_until, self.sent_above))
         self._take(changed)
-        for skips in (False, True):
-            # Of tasks just sent nothing but answers can be new.
-            if self.sent_above is not None or any(
-                task.skips if skips else task.answers for task in changed
-            ):
-                self._hear(client.answers(project, self.seen_until, skips=skips))
         counts = client.counts(project)
+        for skips in (False, True):
+            # Of tasks just sent, which are not listed, nothing but answers can be new.
+            unlisted = self.sent_above is not None and (counts.skips if skips else counts.answers)
+            if unlisted or any(task.skips if skips else task.answers for task in changed):
+                self._hear(client.answers(project, self.seen_until, skips=skips))
         if counts.tasks != len(self.tasks):
             listed = {task.id: task for task in client.tasks(project, None)}
             for key in set(self.tasks) - set(listed):

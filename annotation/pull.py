@@ -92,7 +92,7 @@ def hear(
             if ids is None:
                 heard.unknown.add(task.photo_id or f"task {key} of {project.title!r}")
                 ids = [task.photo_id] if task.photo_id else []
-            heard.live |= {(project.mark.uid, photo_id) for photo_id in ids}
+            heard.live.update((project.mark.uid, photo_id) for photo_id in ids)
             for answer in task.answers:
                 try:
                     said = read_answer(answer)

@@ -46,6 +46,22 @@ def test_help_and_the_loader_import_nothing_heavy():
     assert "collect" in cap("--help", cwd=REPOSITORY).stdout
 
 
+def test_speaking_to_label_studio_imports_nothing_that_only_its_exports_need():
+    script = (
+        "import sys; from annotation.client import Address, connect\n"
+        "try:\n"
+        "    with connect(Address('http://127.0.0.1:9', 'token')): pass\n"
+        "except Exception as error: print(error)\n"
+        "print(sorted({'boto3', 'jsf', 'pandas', 'smart_open'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    said, imported = done.stdout.splitlines()
+    assert "does not answer" in said
+    assert imported == "[]"
+
+
 @pytest.mark.parametrize(("variables", "pool"), [({}, "system"), ({POOL: "mimalloc"}, "mimalloc")])
 def test_what_tables_took_goes_back_to_the_system_unless_asked_otherwise(
     monkeypatch, variables, pool
