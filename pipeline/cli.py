@@ -308,12 +308,27 @@ def split() -> Stage:
     return split
 
 
-@_stage_command(cap, "release", ReleaseParameters)
-def release() -> Stage:
-    """Write the split with its photos as Parquet, for `load_split`."""
-    from pipeline.release import release
+@cap.command()
+@stage_options(ReleaseParameters, "CAP_RELEASE")
+@click.option("--verify", is_flag=True, help="read every byte of the release OUT again instead")
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+@click.pass_obj
+def release(session: Session, /, verify: bool, as_json: bool, **values: Any) -> None:
+    """Write the split with its photos as Parquet, for `load_split`.
 
-    return release
+    To verify a release, no workspace is needed.
+    """
+    parameters = build(ReleaseParameters, values)
+    if verify:
+        with _explained():
+            from pipeline.release.checksums import verify as verify_release
+
+            outcome = verify_release(parameters.out, session.progress())
+        _tell(outcome, as_json)
+        return
+    with _explained():
+        from pipeline.release import release as write_release
+    _run_stage(parameters, write_release, as_json)
 
 
 @_stage_command(cap, "report", ReportParameters)

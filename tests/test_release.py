@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import pickle
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from manifests.workspace import Workspace
 from pipeline.collect import collect
 from pipeline.parameters import CollectParameters, ReleaseParameters
 from pipeline.release import release
+from pipeline.release.checksums import verify
 
 LICENSES = ("cc0", "cc-by", "all-rights-reserved", "unknown")
 
@@ -112,9 +115,116 @@ def test_the_same_split_gives_the_same_bytes(split_workspace, tmp_path):
     files = sorted(
         p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file()
     )
-    assert len(files) == 4
+    assert len(files) == 7
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_every_photo_is_attributed_and_no_name_is_a_formula(split_workspace, tmp_path):
+    rows = split_workspace.read("split").to_pylist()
+    rows[0] |= {
+        "creator": '=HYPERLINK("http://evil","x")',
+        "attribution": "© Zoë, some rights reserved",
+        "url": "https://example.org/1.jpg",
+    }
+    write_table(split_workspace.table_path("split"), from_rows(rows, SPLIT.schema), SPLIT)
+    released(split_workspace, tmp_path / "out", "any")
+    with (tmp_path / "out" / "ATTRIBUTION.csv").open(encoding="utf-8", newline="") as handle:
+        told = {line["photo_id"]: line for line in csv.DictReader(handle)}
+    assert set(told) == {row["photo_id"] for row in rows}
+    line = told[rows[0]["photo_id"]]
+    assert line["creator"] == '\'=HYPERLINK("http://evil","x")'
+    assert line["attribution"] == "© Zoë, some rights reserved"
+    assert line["url"] == "https://example.org/1.jpg"
+    assert line["sha256"] == rows[0]["sha256"]
+    for row in rows:
+        assert told[row["photo_id"]]["license"] == row["license"]
+        creative = row["license"].startswith("cc")
+        assert ("creativecommons.org" in told[row["photo_id"]]["license_url"]) == creative
+
+
+def test_every_file_has_its_digest_as_sha256sum_reads_it(split_workspace, tmp_path):
+    released(split_workspace, tmp_path / "out", "any")
+    done = subprocess.run(
+        ["sha256sum", "--check", "--strict", "checksums.sha256"],
+        cwd=tmp_path / "out",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    files = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}
+    assert {line.split(":")[0] for line in done.stdout.splitlines()} == files - {"checksums.sha256"}
+
+
+def test_a_release_is_verified_without_a_workspace(split_workspace, tmp_path):
+    released(split_workspace, tmp_path / "out", "any")
+    done = cap("release", "--verify", "out", cwd=tmp_path)
+    assert done.stdout == "verify: 6 files and 12 photos of out are as they were released\n"
+
+
+@pytest.mark.parametrize("name", ["README.md", "ATTRIBUTION.csv", "data/common-00000-of-00001"])
+def test_a_changed_byte_anywhere_is_found(split_workspace, tmp_path, name):
+    out = tmp_path / "out"
+    released(split_workspace, out, "any")
+    file = out / name if (out / name).is_file() else out / f"{name}.parquet"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(ReleaseError, match=f"not as it was released: {name}.* has changed"):
+        verify(str(out), Progress())
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0" * 64 + "  ../secret", "line 1: '../secret' lies outside the release"),
+        ("0" * 64 + "  /etc/passwd", "line 1: '/etc/passwd' lies outside the release"),
+        ("0" * 63 + "  README.md", "line 1: this is no digest and file name"),
+        ("0" * 64 + "  gone.txt", "gone.txt is missing"),
+    ],
+)
+def test_a_list_of_digests_that_cannot_be_trusted_is_refused(
+    split_workspace, tmp_path, line, message
+):
+    released(split_workspace, tmp_path / "out", "any")
+    (tmp_path / "out" / "checksums.sha256").write_text(f"{line}\n")
+    with pytest.raises(ReleaseError, match=message):
+        verify(str(tmp_path / "out"), Progress())
+    (tmp_path / "out" / "checksums.sha256").unlink()
+    with pytest.raises(ReleaseError, match="cannot be read; fetch the release again"):
+        verify(str(tmp_path / "out"), Progress())
+
+
+def change_split(workspace: Workspace, change) -> None:
+    rows = change(workspace.read("split").to_pylist())
+    write_table(workspace.table_path("split"), from_rows(rows, SPLIT.schema), SPLIT)
+
+
+def test_versions_tell_whether_results_can_still_be_compared(split_workspace, tmp_path):
+    out = tmp_path / "out"
+    everything = split_workspace.read("split").to_pylist()
+    change_split(split_workspace, lambda rows: rows[:10])
+    steps = [
+        (lambda _: everything[:10], "1.0.0", "First release, 10 photos"),
+        (lambda _: everything, "1.1.0", "2 photos added"),
+        (lambda rows: rows[1:], "2.0.0", "1 photos removed"),
+        (
+            lambda rows: [{**rows[0], "group": "counter"}, *rows[1:]],
+            "3.0.0",
+            "1 photos with another",
+        ),
+        (lambda rows: [{**rows[0], "creator": "Ada"}, *rows[1:]], "3.0.1", "described anew"),
+    ]
+    for change, version, told in steps:
+        change_split(split_workspace, change)
+        released(split_workspace, out, "any")
+        assert load_split(out).release["version"] == version
+        changes = (out / "CHANGES.md").read_text()
+        assert changes.startswith(f"# Changes\n\n## {version}\n\n- ")
+        assert told in changes.partition("## ")[2].partition("## ")[0]
+    assert changes.count("## ") == len(steps)
+    assert "Version 3.0.1." in (out / "README.md").read_text()
 
 
 def test_a_release_that_is_there_is_fresh_and_another_folder_is_never_overwritten(

@@ -1,9 +1,10 @@
 """Release: the split with its photos as sharded Parquet, in a folder that `load_split` reads.
 
 The folder is written beside its place and moved there when it is whole. The same split gives the
-same bytes. Beside the photos it holds the label space, unless that is ImageNet-1K, and, where the
-choosing run kept its scores, the labels most like each class. A release that is there already, from
-the same tables and parameters, is fresh.
+same bytes. Beside the photos it holds a card, whose photos they are, every file's digest, what
+changed since the release that it replaces, the label space, unless that is ImageNet-1K, and, where
+the choosing run kept its scores, the labels most like each class. A release that is there already,
+from the same tables and parameters, is fresh.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from manifests.schema import RELEASE, SCHEMA_VERSION
 from manifests.tables import chosen_pairs, count_by
 from manifests.vocabulary import allowed_licenses, sharing_licenses
 from manifests.workspace import Outcome
+from pipeline.release.attribution import ATTRIBUTION_FILE, write_attribution
 from pipeline.release.card import dataset_card
+from pipeline.release.changes import CHANGES_FILE, changes_since
+from pipeline.release.checksums import write_checksums
 from pipeline.release.confusing import Reference, choosing_run, confusing_rows, write_confusing
 
 if TYPE_CHECKING:
@@ -174,10 +178,14 @@ def release(workspace: Workspace, parameters: ReleaseParameters, progress: Progr
         manifest |= _write_labels(workspace, content.rows, run, partial)
         manifest["made_from"] = made_from
         manifest["name"] = out.name
-        card = dataset_card(manifest)
-        (partial / "README.md").write_text(card, "utf-8")
+        changes = changes_since(out, standing, content.rows)
+        manifest["version"] = changes.version
+        (partial / CHANGES_FILE).write_text(changes.text, "utf-8")
+        write_attribution(partial / ATTRIBUTION_FILE, content.rows)
+        (partial / "README.md").write_text(dataset_card(manifest), "utf-8")
         text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
         (partial / MANIFEST).write_text(f"{text}\n", "utf-8")
+        write_checksums(partial)
         _move(partial, out)
     except OSError as error:
         msg = f"could not write the release {out}: {error.strerror or error}"
@@ -255,7 +263,7 @@ def _standing(out: Path) -> dict[str, Any] | None:
         manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ReleaseError(msg) from error
-    if "made_from" not in manifest:
+    if not {"made_from", "version"} <= manifest.keys():
         raise ReleaseError(msg)
     return manifest
 

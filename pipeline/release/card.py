@@ -18,8 +18,8 @@ configs:
 
 # {name}
 
-{photos} photos of {classes} animal classes, each class on a background where a model does well
-(`common`) and one where it does badly (`counter`).
+Version {version}. {photos} photos of {classes} animal classes, each class on a background where a
+model does well (`common`) and one where it does badly (`counter`).
 {notice}
 ## Groups
 
@@ -30,6 +30,10 @@ configs:
 ## Licences
 
 {licenses}
+
+`ATTRIBUTION.csv` names the creator, the licence and the source of every photo. `checksums.sha256`
+has the digest of every file (`sha256sum --check checksums.sha256`, or `cap release --verify .`),
+and `CHANGES.md` tells what changed between versions.
 
 ## Reading it
 
@@ -117,6 +121,7 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
         licenses.append(f"- left out for their licence: {left_out} photos")
     return _HEADER.format(
         name=manifest["name"],
+        version=manifest["version"],
         files="\n".join(files),
         photos=manifest["photos"],
         classes=len(manifest["pairs"]),

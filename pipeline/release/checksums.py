@@ -1,0 +1,92 @@
+"""`checksums.sha256`, in the form of `sha256sum`, and the check of a release against it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from manifests.errors import ReleaseError
+from manifests.loader import load_split
+from manifests.workspace import Outcome
+
+if TYPE_CHECKING:
+    from manifests.progress import Progress
+
+__all__ = ["CHECKSUMS_FILE", "verify", "write_checksums"]
+
+CHECKSUMS_FILE = "checksums.sha256"
+
+_DIGITS = 64
+_TOLD = 5
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_checksums(folder: Path) -> None:
+    """Write down the digest of every file in the folder."""
+    files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    lines = [f"{_digest(folder / file)}  {file.as_posix()}\n" for file in files]
+    (folder / CHECKSUMS_FILE).write_text("".join(lines), "utf-8")
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """Digests by file name, from the list of a release."""
+    file = folder / CHECKSUMS_FILE
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{file} cannot be read; fetch the release again"
+        raise ReleaseError(msg) from error
+    found = {}
+    for number, line in enumerate(lines, start=1):
+        digest, separator, name = line.partition("  ")
+        path = PurePosixPath(name)
+        if len(digest) != _DIGITS or not separator or not name:
+            msg = f"{CHECKSUMS_FILE}, line {number}: this is no digest and file name"
+            raise ReleaseError(msg)
+        inside = (folder / path).resolve().is_relative_to(folder.resolve())
+        if path.is_absolute() or not inside:
+            msg = f"{CHECKSUMS_FILE}, line {number}: {name!r} lies outside the release"
+            raise ReleaseError(msg)
+        found[name] = digest
+    return found
+
+
+def verify(out: str | None, progress: Progress) -> Outcome:
+    """Read every byte of a release again: its files against their digests, then its photos.
+
+    Raises
+    ------
+    ReleaseError
+        If a file is missing or changed, or a photo's bytes are not those of its row.
+    """
+    if out is None:
+        msg = "name the release to verify: `cap release --verify OUT`"
+        raise ReleaseError(msg)
+    folder = Path(out)
+    split = load_split(folder)
+    listed = _listed(folder)
+    problems = []
+    with progress.task("verify files", len(listed)) as advance:
+        for name, digest in listed.items():
+            file = folder / name
+            if not file.is_file():
+                problems.append(f"{name} is missing")
+            elif _digest(file) != digest:
+                problems.append(f"{name} has changed")
+            advance(1)
+    if problems:
+        more = f", and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
+        told = ", ".join(problems[:_TOLD])
+        msg = f"{folder} is not as it was released: {told}{more}; fetch it again"
+        raise ReleaseError(msg)
+    with progress.task("verify photos", len(split)) as advance:
+        for index in range(len(split)):
+            split.read_bytes(index)
+            advance(1)
+    text = f"{len(listed)} files and {len(split)} photos of {folder} are as they were released"
+    return Outcome("verify", text, {"files": len(listed), "photos": len(split)}, fresh=False)
