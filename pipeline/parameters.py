@@ -223,7 +223,9 @@ class ReportParameters:
 class EvaluateParameters:
     """Parameters of `cap evaluate`."""
 
-    release: str | None = option(None, "release to evaluate on", kind="path", argument=True)
+    release: str | None = option(
+        None, "release to evaluate on, or a folder as CounterAnimal's", kind="path", argument=True
+    )
     model: tuple[str, ...] = option(
         (),
         "FAMILY:ARCHITECTURE[:WEIGHTS], weights a tag or a file; may be given several times",

@@ -26,6 +26,7 @@ from manifests.schema import PREDICTIONS
 from manifests.tables import from_rows
 from manifests.workspace import Outcome, now
 from pipeline.evaluate.choices import Choices, choices_for
+from pipeline.evaluate.folder import is_counteranimal, open_counteranimal
 from pipeline.evaluate.measures import Answers, Photos, compare, measure
 from pipeline.evaluate.photos import EvaluationSet, open_release
 from pipeline.evaluate.results import ResultsFolder, evaluated
@@ -67,7 +68,9 @@ def evaluate(parameters: EvaluateParameters, base: Path, progress: Progress) -> 
     if parameters.release is None:
         msg = "name the release: `cap evaluate RELEASE --model SPEC` (or `release` in cap.toml)"
         raise CapError(msg)
-    return evaluate_set(open_release(parameters.release), parameters, base, progress)
+    place = Path(parameters.release)
+    layout = open_counteranimal if is_counteranimal(place) else open_release
+    return evaluate_set(layout(parameters.release), parameters, base, progress)
 
 
 @dataclass(frozen=True)
