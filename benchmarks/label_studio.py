@@ -143,21 +143,24 @@ def measure(photos: int, changed: int) -> dict[str, Any]:
         os.environ |= {"LABEL_STUDIO_URL": address.url, "LABEL_STUDIO_API_KEY": address.key}
         push_limit = limit_of_push(workspace, address)
         push = command(root, "push", "--suggest", RUN, "--without-suggestion", "0")
-        again = command(root, "push", "--suggest", RUN)
         pull_limit = answer_some(workspace, address, changed)
         pulled = command(root, "pull")
         assert workspace.read("annotations").num_rows == changed
         answer_some(workspace, address, changed)
+        later = command(root, "pull")
+        answer_some(workspace, address, changed)
         started = time.perf_counter()
         pull(workspace, PullParameters(), Progress())
         inside = time.perf_counter() - started
+        again = command(root, "push", "--suggest", RUN)
     return {
         "photos": photos,
         "push_seconds": round(push, 1),
         "push_limit_seconds": round(push_limit, 1),
         "push_again_seconds": round(again, 1),
         "changed": changed,
-        "pull_seconds": round(pulled, 2),
+        "first_pull_seconds": round(pulled, 2),
+        "pull_seconds": round(later, 2),
         "pull_seconds_without_start_up": round(inside, 2),
         "pull_limit_seconds": round(pull_limit, 2),
     }
@@ -170,7 +173,8 @@ def main(photos: int, changed: int) -> None:
     """Print the figures; exit with 1 below a bar."""
     found = measure(photos, changed)
     print(json.dumps(found, indent=2))
-    if found["push_seconds"] > PUSH_SECONDS or found["pull_seconds"] > PULL_SECONDS:
+    pulls = (found["first_pull_seconds"], found["pull_seconds"])
+    if found["push_seconds"] > PUSH_SECONDS or max(pulls) > PULL_SECONDS:
         sys.exit(1)
 
 
