@@ -52,6 +52,7 @@ workers = 0
 [annotate.import]
 file = "../tags.csv"
 [split]
+rule = "paper"
 min_drop = -1
 [release]
 out = "release"

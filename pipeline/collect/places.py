@@ -76,7 +76,7 @@ class Place(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
         super().__init__()
         self.address = address.rstrip("/") or address
         self.on_bytes: Callable[[int], None] = lambda count: None
-        self.failure: CapError | None = None
+        self.failure: CapError | KeyboardInterrupt | None = None
         try:
             self._source, self._root = fsspec.url_to_fs(self.address)
         except (ImportError, ValueError) as error:
@@ -156,10 +156,11 @@ class _TableFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no t
     def _fetch_range(self, start: int, end: int) -> bytes:
         try:
             data = self._ask(start, end)
-        except CapError as error:
+            self.fs.on_bytes(len(data))
+        except (CapError, KeyboardInterrupt) as error:
+            # DuckDB, which asks, may tell of it in words only.
             self.fs.failure = error
             raise
-        self.fs.on_bytes(len(data))
         return data
 
     def _ask(self, start: int, end: int) -> bytes:
