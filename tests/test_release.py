@@ -208,11 +208,11 @@ def test_versions_tell_whether_results_can_still_be_compared(split_workspace, tm
     steps = [
         (lambda _: everything[:10], "1.0.0", "First release, 10 photos"),
         (lambda _: everything, "1.1.0", "2 photos added"),
-        (lambda rows: rows[1:], "2.0.0", "1 photos removed"),
+        (lambda rows: rows[1:], "2.0.0", "1 photo removed"),
         (
             lambda rows: [{**rows[0], "group": "counter"}, *rows[1:]],
             "3.0.0",
-            "1 photos with another",
+            "1 photo with another",
         ),
         (lambda rows: [{**rows[0], "creator": "Ada"}, *rows[1:]], "3.0.1", "described anew"),
     ]
@@ -225,6 +225,26 @@ def test_versions_tell_whether_results_can_still_be_compared(split_workspace, tm
         assert told in changes.partition("## ")[2].partition("## ")[0]
     assert changes.count("## ") == len(steps)
     assert "Version 3.0.1." in (out / "README.md").read_text()
+
+
+def test_a_stop_while_a_release_is_replaced_loses_no_version(split_workspace, tmp_path):
+    out = tmp_path / "out"
+    released(split_workspace, out, "any")
+    change_split(split_workspace, lambda rows: rows[1:])
+    # The old release had been moved aside, and the new one was not there yet.
+    out.rename(tmp_path / ".out.old")
+    released(split_workspace, out, "any")
+    assert load_split(out).release["version"] == "2.0.0"
+    assert not (tmp_path / ".out.old").exists()
+
+
+def test_a_damaged_release_is_not_replaced_without_a_word(split_workspace, tmp_path):
+    out = tmp_path / "out"
+    released(split_workspace, out, "any")
+    next((out / "data").iterdir()).unlink()
+    change_split(split_workspace, lambda rows: rows[1:])
+    with pytest.raises(ReleaseError, match=r"is damaged.*lacks data/.*remove it, or name another"):
+        released(split_workspace, out, "any")
 
 
 def test_a_release_that_is_there_is_fresh_and_another_folder_is_never_overwritten(

@@ -167,6 +167,7 @@ def release(workspace: Workspace, parameters: ReleaseParameters, progress: Progr
         "licenses": sorted(allowed),
         "cap_version": __version__,
     }
+    _put_back(out)
     standing = _standing(out)
     if standing is not None and standing.get("made_from") == made_from:
         return _outcome(out, standing, fresh=True)
@@ -268,8 +269,19 @@ def _standing(out: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def _replaced(out: Path) -> Path:
+    """Where a release lies while another takes its place."""
+    return out.with_name(f".{out.name}.old")
+
+
+def _put_back(out: Path) -> None:
+    """Put back the release that a run was replacing when it was stopped."""
+    if _replaced(out).is_dir() and not out.exists():
+        _replaced(out).rename(out)
+
+
 def _move(partial: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.old")
+    old = _replaced(out)
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)

@@ -63,6 +63,11 @@ def changes_since(previous: Path, manifest: Mapping[str, object] | None, rows: p
         Its `release.json`; None for the first release.
     rows
         Rows of the new release.
+
+    Raises
+    ------
+    ReleaseError
+        If the release that is replaced cannot be read.
     """
     if manifest is None:
         return Changes(
@@ -72,8 +77,11 @@ def changes_since(previous: Path, manifest: Mapping[str, object] | None, rows: p
     try:
         old = _facts(load_split(previous).table)
         history = (previous / CHANGES_FILE).read_text("utf-8").partition("\n\n")[2]
-    except OSError as error:
-        msg = f"{previous / CHANGES_FILE} cannot be read; name another folder for the new release"
+    except (OSError, ReleaseError) as error:
+        msg = (
+            f"the release that is in {previous} is damaged, so that nobody can tell what changes "
+            f"({error}); remove it, or name another folder"
+        )
         raise ReleaseError(msg) from error
     new = _facts(rows)
     removed = len(old.keys() - new.keys())
@@ -81,7 +89,7 @@ def changes_since(previous: Path, manifest: Mapping[str, object] | None, rows: p
     moved = sum(old[photo_id] != new[photo_id] for photo_id in old.keys() & new.keys())
     version = _next(before, removed, moved, added)
     told = [
-        f"- {count} photos {what}."
+        f"- {count} {'photo' if count == 1 else 'photos'} {what}."
         for count, what in (
             (added, "added"),
             (removed, "removed"),
