@@ -131,8 +131,8 @@ def drop_interval(correct: Bools, common: Bools, observers: Ints) -> tuple[float
     groups = np.stack([common, ~common], axis=1)
     photos = groups.sum(axis=0)
     right = (groups & correct[:, None]).sum(axis=0)
-    if len(np.unique(observers)) < len(observers):
-        _, unit = np.unique(observers, return_inverse=True)
+    people, unit = np.unique(observers, return_inverse=True)
+    if len(people) < len(observers):
         photos, right = _effective(correct, groups, unit)
     low, high = newcombe((right[0], right[1]), (photos[0], photos[1]))
     return float(low), float(high)
@@ -442,15 +442,13 @@ def mcnemar(first: Bools, second: Bools) -> McNemar:
     percentages", Psychometrika 12 (1947); the p-value is the two-sided binomial one. It takes
     photos as independent, which photos of one observer are not.
     """
+    from scipy import stats
+
     only_first = int(np.sum(first & ~second))
     only_second = int(np.sum(second & ~first))
-    trials, fewer = only_first + only_second, min(only_first, only_second)
-    # Whole numbers, since 2**trials is beyond a float.
-    ways = term = 1
-    for successes in range(fewer):
-        term = term * (trials - successes) // (successes + 1)
-        ways += term
-    return McNemar(only_first, only_second, min(1.0, 2 * ways / 2**trials))
+    trials = only_first + only_second
+    p_value = float(stats.binomtest(only_first, trials).pvalue) if trials else 1.0
+    return McNemar(only_first, only_second, p_value)
 
 
 @dataclass(frozen=True)
