@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
@@ -25,6 +26,9 @@ from manifests.progress import Progress
 from manifests.workspace import Workspace
 from pipeline.collect import collect
 from pipeline.parameters import CollectParameters
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("cap", deadline=None)
@@ -206,3 +210,17 @@ def study(office: Office, tmp_path: Path) -> Workspace:
     workspace = Workspace(root)
     collect(workspace, CollectParameters(root=str(office.root / "animals")), Progress())
     return workspace
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, without a window."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        missing("browser", "install Debian's `chromium`")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield running
+        running.close()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from annotators import PASSWORD, Office, kept
-from conftest import cap, missing, open_office
-from playwright.sync_api import Browser, Page, sync_playwright
+from conftest import cap, open_office
+from playwright.sync_api import Browser, Page
 
 from annotation.environment import Environment
 from annotation.screen import BACKGROUND_KEYS
@@ -22,17 +22,6 @@ from manifests.workspace import Workspace
 
 IN_THE_BROWSER = 12
 TASK = ".lsf-current-task__task-id"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        missing("browser", "install Debian's `chromium`")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 class Annotator:

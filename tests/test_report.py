@@ -8,17 +8,16 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import cap, missing, save_photo
+from conftest import cap, save_photo
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from report_tables import BACKGROUNDS, OTHER, PAIR, RUN, invent
 
 from annotation.agreement import agreement
@@ -471,17 +470,6 @@ def test_no_id_occurs_twice(page):
 
 
 # -- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        missing("browser", "install Debian's `chromium`")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 def opened(browser: Browser, out: str, width: int = 1280, scheme: str = "light"):
