@@ -18,14 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from PIL import Image
 
 from manifests.errors import ReleaseError
 from manifests.metrics import SplitAccuracy, evaluate_groups
 from manifests.photos import open_image
 from manifests.schema import CONFUSING, SCHEMA_VERSION, TABLES
-from manifests.tables import read_table
+from manifests.tables import observer_codes, read_table
 from manifests.vocabulary import LabelSpace, label_space
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ __all__ = [
     "PhotoDataset",
     "Split",
     "load_split",
-    "observer_codes",
 ]
 
 MANIFEST = "release.json"
@@ -279,16 +277,6 @@ class Split:
             dict(zip(classes.tolist(), self._rows["class_name"].to_pylist(), strict=True)),
             seed=seed,
         )
-
-
-def observer_codes(rows: pa.Table) -> NDArray[np.int64]:
-    """Which photos are resampled together: a number for each photo's observer.
-
-    Where the observer is unknown the photo stands for itself.
-    """
-    observers = pc.coalesce(rows["creator_id"], rows["photo_id"]).to_pylist()
-    codes: NDArray[np.int64] = np.unique(np.array(observers, dtype=np.str_), return_inverse=True)[1]
-    return codes
 
 
 class PhotoDataset:

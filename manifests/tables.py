@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from manifests.errors import CapError, TableError
 from manifests.schema import SCHEMA_VERSION, TableSchema
@@ -28,6 +29,8 @@ __all__ = [
     "count_by",
     "from_rows",
     "is_volatile",
+    "observer_codes",
+    "observers",
     "read_parts",
     "read_table",
     "replacing",
@@ -110,6 +113,18 @@ def chosen_pairs(pairs: pa.Table) -> pa.Table:
         return pairs
     chose = pc.fill_null(pc.equal(pairs["chosen_by"], pairs["run"]), True)
     return pairs.filter(chose)
+
+
+def observers(photos: pa.Table) -> pa.Array:
+    """Who took each photo, whose photos belong together; where that is unknown, the photo's id."""
+    return pc.coalesce(photos["creator_id"], photos["photo_id"]).combine_chunks()
+
+
+def observer_codes(photos: pa.Table) -> NDArray[np.int64]:
+    """A number for each photo's observer, of shape (photos,), in the order of their names."""
+    ranks = pc.rank(observers(photos), sort_keys="ascending", tiebreaker="dense")
+    codes: NDArray[np.int64] = ranks.to_numpy().astype(np.int64) - 1
+    return codes
 
 
 def _fits(actual: pa.DataType, expected: pa.DataType) -> bool:

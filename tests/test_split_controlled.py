@@ -291,6 +291,23 @@ def test_groups_tell_how_many_of_their_photos_chose(workspace):
             assert share == pytest.approx(pair["common_accuracy"])
 
 
+def test_the_share_and_the_seed_decide_who_chooses_and_the_workers_decide_nothing(workspace):
+    put(workspace, {"leaning": LEANING})
+
+    def divided(**changes):
+        split(workspace, SplitParameters(draws=100, min_photos=5, **changes), Progress())
+        rows = workspace.read("split")
+        chose = {r["photo_id"] for r in rows.to_pylist() if r["partition"] == "validation"}
+        return chose, len(chose) / rows.num_rows, workspace.digest("pairs")
+
+    half, share, pairs = divided()
+    assert share == pytest.approx(0.5, abs=0.05)
+    assert divided(workers=1)[2] == divided(workers=2)[2] == pairs
+    other, _, _ = divided(seed=1)
+    assert other != half
+    assert divided(validation_share=0.25)[1] == pytest.approx(0.25, abs=0.05)
+
+
 def test_other_models_are_reported_for_and_a_pair_of_one_model_alone_is_marked(workspace):
     put(workspace, {"leaning": LEANING, "even": EVEN, "same": LEANING})
     only = SplitParameters(model="leaning", report_with=("even",), draws=100)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests.loader import observer_codes
 from manifests.metrics import Bootstrap, class_shares, mcnemar
+from manifests.tables import observer_codes
 
 if TYPE_CHECKING:
     import pyarrow as pa

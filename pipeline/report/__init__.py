@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from manifests import __version__
 from manifests.errors import CapError
 from manifests.schema import RESULTS
-from manifests.tables import read_table, write_bytes
+from manifests.tables import chosen_pairs, read_table, write_bytes
 from manifests.workspace import Outcome
 from pipeline.report.classes import (
     ClassFacts,
@@ -122,8 +122,11 @@ class _Tables:
         self.annotations = self._read("annotations")
         self.labels = self._read("labels")
         self.split = self._read("split")
-        self.pairs = self._rows("pairs")
-        self.groups = self._rows("groups")
+        pairs = self._read("pairs")
+        self.pairs = [] if pairs is None else pairs.to_pylist()
+        self._choosers = [] if pairs is None else chosen_pairs(pairs)["run"].to_pylist()
+        groups = self._read("groups")
+        self.groups = [] if groups is None else groups.to_pylist()
         self.run = self._chosen_run(model)
         self._agreement_file = workspace.root / "results" / "agreement.json"
         self._results_file = workspace.root / "results" / "results.parquet"
@@ -131,16 +134,11 @@ class _Tables:
     def _read(self, name: str) -> pa.Table | None:
         return self.workspace.read(name) if self.workspace.has(name) else None
 
-    def _rows(self, name: str) -> list[Row]:
-        table = self._read(name)
-        return [] if table is None else table.to_pylist()
-
     def _chosen_run(self, model: str | None) -> str | None:
         """The run that is told of: the one that is named, else the one that chose the pairs."""
         in_pairs = list(dict.fromkeys(pair["run"] for pair in self.pairs))
         if model is None:
-            choosers = [p["run"] for p in self.pairs if p.get("chosen_by") in {None, p["run"]}]
-            return next(iter(choosers), None)
+            return next(iter(self._choosers), None)
         from pipeline.runs import run_for
 
         run = run_for(self.workspace, model)

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.metrics import SplitAccuracy, evaluate_groups, wilson
+from manifests.tables import observer_codes
 from manifests.vocabulary import backgrounds
 
 __all__ = [
@@ -272,16 +274,15 @@ def accuracy_on_split(split: pa.Table, predictions: Mapping[str, Row]) -> SplitA
 
     None where a photo of the split was not scored.
     """
-    rows = split.to_pylist()
-    if any(row["partition"] == "test" for row in rows):
-        rows = [row for row in rows if row["partition"] == "test"]
+    test = split.filter(pc.equal(split["partition"], "test"))
+    photos = test if test.num_rows else split
+    rows = photos.to_pylist()
     if not rows or any(row["photo_id"] not in predictions for row in rows):
         return None
-    observers = [row["creator_id"] or row["photo_id"] for row in rows]
     return evaluate_groups(
         np.array([predictions[row["photo_id"]]["correct"] for row in rows], dtype=np.bool_),
         np.array([row["class_index"] for row in rows], dtype=np.int64),
         np.array([row["group"] for row in rows], dtype=np.str_),
-        np.unique(observers, return_inverse=True)[1],
+        observer_codes(photos),
         {row["class_index"]: row["class_name"] for row in rows},
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.progress import reason_of
 
@@ -147,7 +148,7 @@ def collection(
             failures[reason_of(error or hash_error[photo_id])] += 1
         elif found == "rejected":
             rejected.add(photo_id)
-    stored = photos.filter(pa.compute.equal(photos["status"], "ok"))
+    stored = photos.filter(pc.equal(photos["status"], "ok"))
     total = sum(counts.values(), Counter())
     return Collection(
         total=ClassCounts("all classes", total.total(), total),

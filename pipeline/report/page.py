@@ -52,7 +52,7 @@ class Facts:
         Content of `results/agreement.json`, and whether there are newer answers.
     run, model
         The run whose numbers are told, and the description of its model.
-    rule, parameters
+    parameters
         How the groups were chosen; empty where there are none.
     classes, strips
         Facts of every class, and by class index the photos of its two groups.

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from manifests.metrics import drop_interval
+from manifests.tables import observer_codes
 from pipeline.engine import map_ordered
-from pipeline.split.groups import observers
 from pipeline.split.inference import Compared, TestResult, permutation_test
 
 if TYPE_CHECKING:
@@ -93,9 +93,9 @@ def _classes(judged: pa.Table) -> Iterable[_Class]:
     backgrounds = np.array(background.dictionary.to_pylist(), dtype=object)
     codes = background.indices.to_numpy().astype(np.int64)
     correct = table["correct"].to_numpy()
-    observer = observers(table).dictionary_encode().indices.to_numpy().astype(np.int64)
+    observer = observer_codes(table)
     validation = pc.equal(table["partition"], "validation").to_numpy()
-    bounds = np.flatnonzero(np.r_[True, np.diff(index) != 0, True]) if len(index) else np.zeros(1)
+    bounds = np.flatnonzero(np.r_[True, np.diff(index) != 0, True])
     for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         rows = slice(start, stop)
         kinds, of_photo = np.unique(backgrounds[codes[rows]].astype(str), return_inverse=True)

@@ -16,7 +16,7 @@ from manifests.errors import CapError
 from manifests.metrics import wilson
 from manifests.schema import SPLIT
 
-__all__ = ["group_accuracies", "judged_photos", "observers", "tagged_photos"]
+__all__ = ["group_accuracies", "judged_photos", "tagged_photos"]
 
 
 def tagged_photos(photos: pa.Table, duplicates: pa.Table, labels: pa.Table) -> pa.Table:
@@ -95,11 +95,6 @@ def judged_photos(tagged: pa.Table, predictions: pa.Table) -> pa.Table:
         raise CapError(msg)
     judged = judged.drop_columns(["scored"])
     return judged.filter(pc.is_valid(judged["correct"])).sort_by("photo_id")
-
-
-def observers(photos: pa.Table) -> pa.Array:
-    """Who took each photo; a photo whose observer is unknown is its own."""
-    return pc.coalesce(photos["creator_id"], photos["photo_id"]).combine_chunks()
 
 
 def group_accuracies(judged: pa.Table, run: str) -> list[dict[str, Any]]:

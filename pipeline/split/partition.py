@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.split.groups import observers
+from manifests.tables import observers
 
 __all__ = ["divide", "draw_validation"]
 
