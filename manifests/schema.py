@@ -326,7 +326,7 @@ PLAN = TableSchema(
             _required("background", pa.string(), "background label"),
             _required("have", pa.int32(), "photos kept on it, without duplicates"),
             _required("need", pa.int32(), "photos more until it can be compared"),
-            _required("priority", pa.int32(), "rank, 1 first; equal for the two of a class"),
+            _required("priority", pa.int32(), "rank of the class, 1 first: who needs most"),
         ]
     ),
 )
