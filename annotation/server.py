@@ -160,7 +160,8 @@ class Server:
             If Label Studio does not accept it.
         """
         email = self.owner_email
-        command = ("reset_password", "--username", email, "--password", password)
+        # One word each, since a password may begin with a dash.
+        command = ("reset_password", f"--username={email}", f"--password={password}")
         self._call(command, self._variables(self.data), f"change the password of {email}")
 
     def _call(self, command: Sequence[str], variables: dict[str, str], what: str) -> None:

@@ -133,6 +133,23 @@ def test_the_owner_comes_from_the_environment_and_is_not_repeated(workspace, cac
         process.stderr.close()
 
 
+def test_a_new_password_may_begin_with_a_dash(workspace, cache):
+    port = free_port()
+    first = start(workspace.root, port, **cache)
+    told(first)
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=30)
+    secrets = {"LABEL_STUDIO_PASSWORD": "-begins-with-a-dash"}
+    process = start(workspace.root, port, "--new-password", **cache, **secrets)
+    try:
+        assert "with your LABEL_STUDIO_PASSWORD" in told(process)
+        url = f"http://127.0.0.1:{port}"
+        assert sign_in(url, "owner@localhost.localdomain", "-begins-with-a-dash") == 302
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+
 def test_a_server_that_dies_ends_the_command_with_its_log_named(workspace, cache):
     process = start(workspace.root, free_port(), **cache)
     told(process)
