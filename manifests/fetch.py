@@ -2,8 +2,8 @@
 
 Given a URL and a place for the bytes, a fetch streams them into a temporary file beside that place,
 checks length, size and, where it is known, digest, and moves the file there when it is whole. What
-goes wrong is a `FetchError` that tells whether asking again may help. Politeness, budgets and
-retries are the caller's.
+goes wrong is a `FetchError` that tells whether asking again may help; `retrying` asks again.
+Politeness and budgets are the caller's.
 
 Only http and https are spoken, and no server on a private or loopback address is talked to unless
 the caller's own server is there: neither a URL in somebody's answer nor a redirect can make this
@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from manifests import __version__
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import urllib3
 
 __all__ = [
+    "LONGEST_PAUSE",
     "USER_AGENT",
     "Fetched",
     "Limits",
@@ -42,10 +43,16 @@ __all__ = [
     "local_addresses",
     "open_session",
     "refusal",
+    "retrying",
 ]
 
 USER_AGENT = f"counteranimal-pipeline/{__version__}"
 
+LONGEST_PAUSE = 900.0
+"""Seconds that a host may ask for; whoever asks for more is left alone."""
+
+_ATTEMPTS = 5
+_LONGEST_BACKOFF = 30.0
 _CHUNK = 2**18
 _BLOCK = 2**20
 _TOO_MANY_REQUESTS, _REQUEST_TIMEOUT, _SERVER_ERROR = 429, 408, 500
@@ -409,3 +416,40 @@ def _receive(
             size += len(block)
             file.write(block)
     return digest.hexdigest(), size
+
+
+def retrying(sleep: Callable[[float], None], *, attempts: int = _ATTEMPTS) -> Any:
+    """A `tenacity.Retrying` for what can succeed later, with random waits that grow.
+
+    A server's own Retry-After is honoured; one that is too long ends the trying.
+
+    Parameters
+    ----------
+    sleep
+        Waits for a number of seconds.
+    attempts
+        Attempts in all.
+    """
+    import tenacity
+
+    def may_help(error: BaseException) -> bool:
+        return (
+            isinstance(error, FetchError)
+            and error.transient
+            and (error.retry_after or 0) <= LONGEST_PAUSE
+        )
+
+    backoff = tenacity.wait_random_exponential(multiplier=0.5, max=_LONGEST_BACKOFF)
+
+    def seconds(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, FetchError) else None
+        return backoff(state) + (asked or 0)
+
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(may_help),
+        wait=seconds,
+        stop=tenacity.stop_after_attempt(attempts),
+        sleep=sleep,
+        reraise=True,
+    )

@@ -1,41 +1,49 @@
 """Load a released split: its table, its photos, and the accuracy of predictions on it.
 
-A release is a folder of Parquet files with a `release.json`. Photos are read when they are asked
-for, one row group at a time, and their bytes are the originals.
+A release is a folder of Parquet files with a `release.json`, on this machine or at any URL that
+fsspec reads. Its rows are compared with the digest in `release.json` when it is loaded. Photos are
+read when they are asked for, one row group at a time; their bytes are the originals, and compared
+with their digest once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
-from manifests.errors import ReleaseError
+from manifests.errors import FetchError, ReleaseError
+from manifests.fetch import local_addresses
+from manifests.images import Images
+from manifests.linked import CONNECTIONS, GONE, FetchReport, LinkedPhotos
 from manifests.metrics import SplitAccuracy, evaluate_groups
-from manifests.photos import open_image
+from manifests.photos import open_array, open_upright
 from manifests.schema import CONFUSING, SCHEMA_VERSION, TABLES
-from manifests.tables import observer_codes, read_table
-from manifests.vocabulary import LabelSpace, label_space
+from manifests.storage import Storage
+from manifests.tables import from_rows, observer_codes, table_digest, validate
+from manifests.vocabulary import LabelSpace, label_space, read_label_space
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from manifests.torch_data import PhotoDataset, PhotoStream
 
 
 __all__ = [
     "CONFUSING_FILE",
     "LABEL_SPACE_FILE",
     "MANIFEST",
-    "PhotoDataset",
     "Split",
     "load_split",
 ]
@@ -46,46 +54,8 @@ LABEL_SPACE_FILE = "label_space.csv"
 CONFUSING_FILE = "confusing.parquet"
 """In a release: for each class the labels that are most like it."""
 
-_ROW_GROUPS_IN_MEMORY = 2
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where the row groups of a release lie: file, and number of the group within it."""
-
-    file: Path
-    row_group: int
-    first_row: int
-
-
-class _Images:
-    """Random access to the image column, by row of the release's files in order."""
-
-    def __init__(self, files: tuple[Path, ...]) -> None:
-        self._places: list[_Place] = []
-        row = 0
-        for file in files:
-            metadata = pq.read_metadata(file)
-            for group in range(metadata.num_row_groups):
-                self._places.append(_Place(file, group, row))
-                row += metadata.row_group(group).num_rows
-        self._first_rows = np.array([place.first_row for place in self._places])
-        self._group = lru_cache(_ROW_GROUPS_IN_MEMORY)(self._read_group)
-
-    def _read_group(self, number: int) -> pa.Array:
-        place = self._places[number]
-        with pq.ParquetFile(place.file) as file:
-            column = file.read_row_group(place.row_group, columns=["image"]).column("image")
-        return pc.struct_field(column.combine_chunks(), "bytes")
-
-    def read(self, row: int) -> bytes:
-        number = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        data = self._group(number)[row - self._places[number].first_row].as_py()
-        return bytes(data)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A worker process opens the files by itself; the cache stays where it is.
-        return (_Images, (tuple(dict.fromkeys(place.file for place in self._places)),))
+_ROWS = [name for name in TABLES["release"].schema.names if name != "image"]
+_NEEDED = {"schema_version", "name", "photos", "rows_sha256", "shards", "label_space"}
 
 
 class Split:
@@ -95,18 +65,16 @@ class Split:
     ----------
     table
         Arrow table of the rows without image bytes, in the order of `photo_id`.
-    folder
-        The release's folder.
     release
         Content of its `release.json`.
     """
 
     def __init__(
-        self, table: pa.Table, images: _Images, folder: Path, release: Mapping[str, Any]
+        self, table: pa.Table, images: Images, storage: Storage, release: Mapping[str, Any]
     ) -> None:
-        self._rows = table
+        self._rows = table.combine_chunks()
         self._images = images
-        self.folder = folder
+        self._storage = storage
         self.release = dict(release)
 
     @property
@@ -136,8 +104,11 @@ class Split:
             listed = ", ".join(str(name) for name in known)
             msg = f"the split has no {column} {value!r}; it has {listed or 'none'}"
             raise ReleaseError(msg)
-        rows = self._rows.filter(pc.equal(self._rows[column], value))
-        return Split(rows, self._images, self.folder, self.release)
+        return self._filter(pc.equal(self._rows[column], value))
+
+    def _filter(self, chosen: pa.ChunkedArray) -> Split:
+        rows = self._rows.filter(pc.fill_null(chosen, False))
+        return Split(rows, self._images, self._storage, self.release)
 
     def _known(self, column: str) -> list[Any]:
         return sorted(pc.unique(self._rows[column].drop_null()).to_pylist())
@@ -177,22 +148,43 @@ class Split:
             If they are not those that were released.
         """
         name = str(self.release["label_space"])
-        file = self.folder / LABEL_SPACE_FILE
         if name == "imagenet1k":
             return label_space(name)
-        if not file.is_file():
+        if not self._storage.has(LABEL_SPACE_FILE):
             return None
-        found = replace(label_space(str(file)), name=name)
+        changed = f"{LABEL_SPACE_FILE} has changed since the release; fetch the release again"
+        try:
+            content = self._storage.read(LABEL_SPACE_FILE)
+            found = replace(read_label_space(content, Path(LABEL_SPACE_FILE)), name=name)
+        except UnicodeDecodeError as error:
+            raise ReleaseError(changed) from error
         if found.digest != self.release["label_space_digest"]:
-            msg = f"{file} has changed since the release; fetch the release again"
-            raise ReleaseError(msg)
+            raise ReleaseError(changed)
         return found
 
     @cached_property
     def confusing(self) -> pa.Table | None:
         """For each class the labels most like it (`confusing`); None where it has none."""
-        file = self.folder / CONFUSING_FILE
-        return read_table(file, CONFUSING) if file.is_file() else None
+        if not self._storage.has(CONFUSING_FILE):
+            return None
+        with self._storage.explained(CONFUSING_FILE):
+            table = pq.read_table(pa.BufferReader(self._storage.read(CONFUSING_FILE)))
+        return validate(table.replace_schema_metadata(None), CONFUSING)
+
+    def exclude(self, photo_ids: Iterable[str]) -> Split:
+        """The rows without some photos, such as those that a `fetch` could not get.
+
+        Raises
+        ------
+        ReleaseError
+            If one of them is not in the split.
+        """
+        ids = pa.array(list(photo_ids), pa.string())
+        unknown = ids.filter(pc.invert(pc.is_in(ids, self._rows["photo_id"].combine_chunks())))
+        if len(unknown):
+            msg = f"the split has no photo {unknown[0].as_py()!r}"
+            raise ReleaseError(msg)
+        return self._filter(pc.invert(pc.is_in(self._rows["photo_id"], ids)))
 
     def read_bytes(self, index: int) -> bytes:
         """Original bytes of a photo.
@@ -200,46 +192,143 @@ class Split:
         Raises
         ------
         ReleaseError
-            If they are not the bytes that were released.
+            If they are not the bytes that were released, or the release only links to the photo
+            and it could not be had.
         """
-        row = self._record(index)
-        data = self._images.read(row["_row"])
-        if hashlib.sha256(data).hexdigest() != row["sha256"]:
-            msg = f"photo {row['photo_id']} has changed since the release; fetch the release again"
-            raise ReleaseError(msg)
-        return data
+        at = self._position(index)
+        return self._images.read(
+            *(self._value(name, at) for name in ("_row", "photo_id", "sha256"))
+        )
 
-    def _record(self, index: int) -> dict[str, Any]:
+    def read_array(self, index: int) -> NDArray[np.uint8]:
+        """A photo, upright, as an array of shape (height, width, 3) of RGB in 0..255.
+
+        With simplejpeg installed (extra `fast`), JPEGs take half the time; the values are the same.
+        Raises as `read_bytes` does.
+        """
+        return open_array(self.read_bytes(index))
+
+    def _position(self, index: int) -> int:
+        """Row of an index, which may count from the end."""
         if not -len(self) <= index < len(self):
             msg = f"index {index} is out of range for {len(self)} photos"
             raise IndexError(msg)
-        record: dict[str, Any] = self._rows.slice(index % len(self), 1).to_pylist()[0]
-        return record
+        return index % len(self)
+
+    @cached_property
+    def _columns(self) -> dict[str, pa.Array]:
+        """The rows by column, which gives a value faster than a table does."""
+        return {name: self._rows[name].combine_chunks() for name in self._rows.column_names}
+
+    def _value(self, name: str, row: int) -> Any:
+        return self._columns[name][row].as_py()
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int, dict[str, Any]]:
         """Image (upright, RGB), class index, and the row as a dictionary."""
-        record = self._record(index)
-        image = open_image(self.read_bytes(index))
-        record.pop("_row")
+        row = self._position(index)
+        image = open_upright(self.read_bytes(row))
+        record = {name: self._value(name, row) for name in _ROWS}
         return image, record["class_index"], record
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int, dict[str, Any]]]:
         return (self[index] for index in range(len(self)))
 
-    def torch(self, transform: Callable[[Image.Image], Any] | None = None) -> PhotoDataset:
-        """A map-style dataset for `torch.utils.data.DataLoader`.
+    def fetch(self, connections: int = CONNECTIONS) -> FetchReport:
+        """Fetch the photos that the release only links to, as far as they are not here.
+
+        Parameters
+        ----------
+        connections
+            Photos that are fetched at once.
+
+        Returns
+        -------
+        FetchReport
+            Which could not be had, and why; `split.exclude(report.gone["photo_id"].to_pylist())` is
+            the split without them.
+
+        Raises
+        ------
+        CapError
+            If the cache cannot be written.
+        """
+        rows = self._columns["_row"]
+        links = self._images.links().take(rows)
+        linked = pc.indices_nonzero(links.is_valid()).to_pylist()
+
+        def outcome(row: int) -> dict[str, Any] | None:
+            url = links[row].as_py()
+            try:
+                self._images.linked.read(url, self._value("sha256", row))
+            except FetchError as error:
+                told = {"error": str(error), "transient": error.transient}
+                return {"photo_id": self._value("photo_id", row), "url": url, **told}
+            return None
+
+        with ThreadPoolExecutor(connections) as pool:
+            gone = [told for told in pool.map(outcome, linked) if told is not None]
+        return FetchReport(len(linked), from_rows(gone, GONE))
+
+    def torch(
+        self, transform: Callable[[Any], Any] | None = None, *, arrays: bool = False
+    ) -> PhotoDataset:
+        """A map-style dataset for `torch.utils.data.DataLoader` (needs torch).
+
+        With several processes, give the loader a `DistributedSampler`, as for any dataset; `stream`
+        divides the photos by itself.
 
         Parameters
         ----------
         transform
-            From an RGB image to what the model takes; without it, images stay PIL images.
+            From an image to what the model takes; without it, images stay as they are.
+        arrays
+            Whether images are arrays, as `read_array` gives them, instead of PIL images.
 
         Returns
         -------
         PhotoDataset
             Items are (transformed image, class index, photo_id).
         """
-        return PhotoDataset(self, transform)
+        from manifests.torch_data import PhotoDataset
+
+        return PhotoDataset(self, transform, arrays=arrays)
+
+    def stream(
+        self,
+        transform: Callable[[Any], Any] | None = None,
+        *,
+        arrays: bool = False,
+        shuffle: bool = False,
+        seed: int = 0,
+    ) -> PhotoStream:
+        """An iterable dataset that reads row group after row group (needs torch).
+
+        Every process of `torch.distributed` and every worker of a `DataLoader` reads its own part,
+        and each photo is read once by one of them. Make it after `init_process_group`.
+
+        Parameters
+        ----------
+        transform, arrays
+            As for `torch`.
+        shuffle
+            Whether row groups, and the photos of each two of them, come in random order;
+            `set_epoch` draws another.
+        seed
+            Seed of that order, the same in every process.
+        """
+        from manifests.torch_data import PhotoStream
+
+        return PhotoStream(self, transform, arrays=arrays, shuffle=shuffle, seed=seed)
+
+    @property
+    def file_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Indices in the order of the files, and the row group of each, of shape (photos,).
+
+        Photos that are read in this order are read with every row group opened once.
+        """
+        rows = self._columns["_row"].to_numpy()
+        order = np.argsort(rows)
+        return order, self._images.groups_of(rows[order])
 
     def evaluate(
         self, predictions: pa.Table | pd.DataFrame | Mapping[str, int], *, seed: int = 0
@@ -279,22 +368,6 @@ class Split:
         )
 
 
-class PhotoDataset:
-    """A split as torch's `DataLoader` takes it: length and items; safe in worker processes."""
-
-    def __init__(self, split: Split, transform: Callable[[Image.Image], Any] | None) -> None:
-        self._split = split
-        self._transform = transform
-
-    def __len__(self) -> int:
-        return len(self._split)
-
-    def __getitem__(self, index: int) -> tuple[Any, int, str]:
-        image, label, record = self._split[index]
-        transformed = image if self._transform is None else self._transform(image)
-        return transformed, label, record["photo_id"]
-
-
 def _as_mapping(
     predictions: pa.Table | pd.DataFrame | Mapping[str, int], space: str
 ) -> Mapping[str, int]:
@@ -331,71 +404,102 @@ def _check_ids(ids: list[str], given: Mapping[str, int]) -> None:
         raise ReleaseError(msg)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(storage: Storage) -> dict[str, Any]:
+    place = storage.place
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except OSError as error:
-        msg = f"{folder} is no release: {MANIFEST} cannot be read ({error.strerror})"
+        content = storage.read(MANIFEST)
+    except ReleaseError as error:
+        msg = f"{place} is no release: {MANIFEST} cannot be read ({error})"
         raise ReleaseError(msg) from error
+    try:
+        manifest: dict[str, Any] = json.loads(content)
     except ValueError as error:
-        msg = f"{folder / MANIFEST} is not valid JSON; fetch the release again"
+        msg = f"{MANIFEST} of {place} is not valid JSON; fetch the release again"
         raise ReleaseError(msg) from error
-    if manifest.get("schema_version") != SCHEMA_VERSION:
+    if not isinstance(manifest, dict) or "schema_version" not in manifest:
+        msg = f"{place} is no release: its {MANIFEST} has no schema version"
+        raise ReleaseError(msg)
+    if manifest["schema_version"] != SCHEMA_VERSION:
         msg = (
-            f"{folder} has schema version {manifest.get('schema_version')}; this loader reads "
+            f"{place} has schema version {manifest['schema_version']}; this loader reads "
             f"{SCHEMA_VERSION}: install the matching counteranimal-pipeline"
         )
+        raise ReleaseError(msg)
+    missing = _NEEDED - manifest.keys()
+    if missing:
+        msg = f"{MANIFEST} of {place} lacks {min(missing)!r}; fetch the release again"
         raise ReleaseError(msg)
     return manifest
 
 
-def _shard(folder: Path, name: str) -> Path:
-    """A shard's path, below the release whatever the manifest says."""
-    path = PurePosixPath(name)
-    file = (folder / path).resolve()
-    if path.is_absolute() or not file.is_relative_to(folder.resolve()):
-        msg = f"{MANIFEST} names {name!r}, which lies outside the release"
+def _read_shard(storage: Storage, name: str) -> tuple[pa.Table, NDArray[np.int64]]:
+    """The rows of a file without their images, and the number of rows of its row groups."""
+    with storage.explained(name):
+        source = storage.open(name)
+        with pq.ParquetFile(source) as file:
+            groups = range(file.metadata.num_row_groups)
+            counts = [file.metadata.row_group(group).num_rows for group in groups]
+            rows = file.read(columns=_ROWS)
+        if not isinstance(source, str):
+            source.close()
+    if rows.column_names != _ROWS:
+        msg = f"{name} lacks the column {min(set(_ROWS) - set(rows.column_names))!r}"
         raise ReleaseError(msg)
-    if not file.is_file():
-        msg = f"the release lacks {name}; fetch it again"
-        raise ReleaseError(msg)
-    return file
+    return rows.replace_schema_metadata(None), np.array(counts, np.int64)
 
 
-def _read_rows(file: Path) -> pa.Table:
-    columns = [name for name in TABLES["release"].schema.names if name != "image"]
-    try:
-        return pq.read_table(file, columns=columns, partitioning=None)
-    except (pa.ArrowInvalid, OSError) as error:
-        msg = f"{file.name} is not a whole Parquet file; fetch the release again"
-        raise ReleaseError(msg) from error
+def _allowed(storage: Storage, servers: Sequence[str]) -> frozenset[str]:
+    """Private addresses that a person named: the release's own server, and `servers`."""
+    own = [storage.place] if storage.place.startswith(("http://", "https://")) else []
+    return frozenset().union(*(local_addresses(url) for url in (*own, *servers)))
 
 
-def load_split(path: str | Path) -> Split:
+def load_split(
+    path: str | Path,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    cache: str | Path | None = None,
+    servers: Sequence[str] = (),
+) -> Split:
     """Load a release.
 
     Parameters
     ----------
     path
-        The release's folder.
+        The release's folder, or a URL that fsspec reads (extra `remote`): `https://…`, `s3://…`,
+        `simplecache::https://…`.
+    storage_options
+        What fsspec opens the URL with, such as credentials.
+    cache
+        Folder for photos that the release only links to; without it, the user's cache.
+    servers
+        Addresses of servers on a private network, such as `http://photos.lab`, that linked photos
+        may be fetched from; others on private networks are refused.
 
     Raises
     ------
     ReleaseError
-        If it is no release, a file is missing or cut short, or it was made for another schema.
+        If it is no release, a file is missing, changed or cut short, or it was made for another
+        schema.
     """
-    folder = Path(path)
-    manifest = _read_manifest(folder)
-    files = tuple(_shard(folder, shard["file"]) for shard in manifest["shards"])
-    tables = [_read_rows(file) for file in files]
-    rows = pa.concat_tables(tables) if tables else _empty()
+    storage = Storage(str(path), storage_options or {})
+    manifest = _read_manifest(storage)
+    files = tuple(storage.check(str(shard["file"]), MANIFEST) for shard in manifest["shards"])
+    shards = [_read_shard(storage, name) for name in files]
+    rows = pa.concat_tables([_empty(), *(table for table, _ in shards)])
     if rows.num_rows != manifest["photos"]:
         msg = f"the release has {rows.num_rows} photos, {MANIFEST} says {manifest['photos']}"
         raise ReleaseError(msg)
     numbered = rows.append_column("_row", pa.array(np.arange(rows.num_rows)))
     ordered = numbered.sort_by("photo_id").combine_chunks()
-    return Split(ordered, _Images(files), folder, manifest)
+    if table_digest(ordered.drop_columns(["_row"])) != manifest["rows_sha256"]:
+        msg = f"the rows of {path} have changed since the release; fetch the release again"
+        raise ReleaseError(msg)
+    linked = LinkedPhotos(None if cache is None else Path(cache), _allowed(storage, servers))
+    images = Images(storage, files, [counts for _, counts in shards], linked)
+    return Split(ordered, images, storage, manifest)
 
 
 def _empty() -> pa.Table:
-    return TABLES["release"].schema.empty_table().drop_columns(["image"])
+    schema = TABLES["release"].schema
+    return pa.schema([schema.field(name) for name in _ROWS]).remove_metadata().empty_table()

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from manifests.errors import CapError, PhotoError
@@ -27,7 +29,9 @@ __all__ = [
     "PhotoStore",
     "has_location",
     "inspect_photo",
+    "open_array",
     "open_image",
+    "open_upright",
     "stored_path",
 ]
 
@@ -36,6 +40,10 @@ MAX_PIXELS = 100_000_000
 
 _FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}
 _SUFFIXES = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
+_JPEG_BEGINS = b"\xff\xd8"
+_TURNING = (b"Exif\0\0", b"tiff:Orientation")
+"""What a JPEG holds that may have to be turned: EXIF data, or the same in XMP."""
+_COLORSPACES = {"YCbCr", "RGB", "Gray"}
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -126,6 +134,51 @@ def open_image(
         If the file is unreadable, empty, cut short, no JPEG, PNG or WebP, or over `MAX_PIXELS`.
     """
     return _decode(_open(source), draft, "L" if draft is not None and draft[0] == "L" else "RGB")
+
+
+def _fast_array(data: bytes) -> NDArray[np.uint8] | None:
+    """An upright JPEG by libjpeg-turbo, which Pillow uses too; None where Pillow is to do it."""
+    if not data.startswith(_JPEG_BEGINS) or any(mark in data for mark in _TURNING):
+        return None
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        if colorspace not in _COLORSPACES or height * width > MAX_PIXELS:
+            return None
+        decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
+    except ValueError:
+        # Pillow says what is wrong with it, or reads it all the same.
+        return None
+    return decoded
+
+
+def open_array(data: bytes) -> NDArray[np.uint8]:
+    """Decode a photo, upright, as an array of shape (height, width, 3) of RGB in 0..255.
+
+    The values are those of `open_image`; with simplejpeg installed, JPEGs take half the time.
+
+    Raises
+    ------
+    PhotoError
+        As `open_image`.
+    """
+    found = _fast_array(data)
+    return np.array(open_image(data)) if found is None else found
+
+
+def open_upright(data: bytes) -> Image.Image:
+    """`open_image` of bytes, at the speed of `open_array`.
+
+    Raises
+    ------
+    PhotoError
+        As `open_image`.
+    """
+    found = _fast_array(data)
+    return open_image(data) if found is None else Image.fromarray(found)
 
 
 def inspect_photo(data: bytes) -> PhotoFacts:

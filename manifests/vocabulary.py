@@ -10,12 +10,13 @@ import csv
 import difflib
 import functools
 import hashlib
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from manifests.errors import CapError, UnknownNameError
 
@@ -32,6 +33,7 @@ __all__ = [
     "default_licenses",
     "label_space",
     "licenses",
+    "read_label_space",
     "read_reference",
     "resolve_background",
     "resolve_license",
@@ -178,7 +180,7 @@ def _backgrounds_space() -> LabelSpace:
     )
 
 
-def _file_prompts(path: Path, cells: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def _file_prompts(path: PurePath, cells: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Prompts of a label space's file: of each class, or of none."""
     prompts = tuple(_split(cell) for cell in cells)
     if not any(prompts):
@@ -197,11 +199,30 @@ def _file_prompts(path: Path, cells: Sequence[str]) -> tuple[tuple[str, ...], ..
 
 def _label_space_file(path: Path) -> LabelSpace:
     try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            rows = list(csv.DictReader(handle))
+        return read_label_space(path.read_bytes(), path)
     except (OSError, UnicodeDecodeError) as error:
         msg = f"cannot read the label space {path}: {error}"
         raise CapError(msg) from error
+
+
+def read_label_space(content: bytes, path: PurePath) -> LabelSpace:
+    """The label space that a CSV file holds; see `label_space`.
+
+    Parameters
+    ----------
+    content
+        The file's content.
+    path
+        Where it lies; its stem becomes the name.
+
+    Raises
+    ------
+    CapError
+        If it has an empty or doubled name, or prompts for some classes only.
+    UnicodeDecodeError
+        If it is not UTF-8.
+    """
+    rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"), newline="")))
     if not rows or "name" not in rows[0]:
         msg = f"the label space {path} needs a header with a column 'name' and at least one row"
         raise CapError(msg)

@@ -191,9 +191,19 @@ class ReleaseParameters:
     out: str | None = option(None, "folder to write", kind="path", argument=True)
     licenses: tuple[str, ...] = option(
         (),
-        "licences whose photos are included, or any [default: those that allow sharing]",
+        "licences whose photos are embedded, or any [default: those that allow sharing]",
         kind="list",
         metavar="A,B",
+    )
+    images: str = option(
+        "embed",
+        "photos as bytes, as links, or mixed: as links where their licence allows no bytes",
+        choices=("embed", "link", "mixed"),
+    )
+    creator: str | None = option(None, "who made the dataset, to be named and cited")
+    homepage: str | None = option(None, "where the dataset will be found", metavar="URL")
+    published: str | None = option(
+        None, "its day, as YYYY-MM-DD [default: that of the split]", metavar="DAY"
     )
 
 

@@ -88,6 +88,14 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(root)
 
 
+@pytest.fixture
+def split_workspace(workspace: Workspace, tmp_path: Path) -> Workspace:
+    """Twelve photos of two classes in two groups, each licence three times, one with a location."""
+    from releases import split_photos
+
+    return split_photos(workspace, tmp_path)
+
+
 def cap(*arguments: str | Path, cwd: Path, check: bool = True, **variables: str):
     """Run the `cap` command in a process of its own."""
     done = subprocess.run(

@@ -7,77 +7,20 @@ import hashlib
 import json
 import pickle
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY, cap, save_photo
+from conftest import REPOSITORY, cap
+from releases import change_split, edit, released
 
 from manifests import load_split
 from manifests.errors import CapError, ReleaseError
 from manifests.progress import Progress
-from manifests.schema import DUPLICATES, LABELS, PAIRS, PREDICTIONS, SPLIT
+from manifests.schema import DUPLICATES, LABELS, PREDICTIONS, SPLIT
 from manifests.tables import from_rows, write_table
-from manifests.workspace import Workspace
-from pipeline.collect import collect
-from pipeline.parameters import CollectParameters, ReleaseParameters
-from pipeline.release import release
 from pipeline.release.checksums import verify
-
-LICENSES = ("cc0", "cc-by", "all-rights-reserved", "unknown")
-
-
-@pytest.fixture
-def split_workspace(workspace: Workspace, tmp_path: Path) -> Workspace:
-    """Twelve photos of two classes in two groups, each licence three times, one with a location."""
-    from PIL import Image
-
-    root = tmp_path / "root"
-    lines = ["file_name,license,creator_id"]
-    for number in range(12):
-        name = f"{'lion' if number % 2 else 'otter'}/{number:02d}.jpg"
-        exif = Image.Exif()
-        if number == 3:
-            exif[0x8825] = {1: "N", 2: (52.0, 30.0, 0.0)}
-        save_photo(root / name, number, exif=exif)
-        lines.append(f"{name},{LICENSES[number % 4]},observer-{number % 3}")
-    (root / "metadata.csv").write_text("\n".join(lines))
-    collect(workspace, CollectParameters(root=str(root), workers=1), Progress())
-    photos = workspace.read("photos").to_pylist()
-    rows = [
-        {
-            **row,
-            "group": ("common", "counter")[n % 3 == 0],
-            "background": ("grass", "sky")[n % 3 == 0],
-        }
-        for n, row in enumerate(photos)
-    ]
-    write_table(workspace.table_path("split"), from_rows(rows, SPLIT.schema), SPLIT)
-    pairs = [
-        {
-            "run": "run",
-            "class_index": index,
-            "class_name": name,
-            "common_background": "grass",
-            "counter_background": "sky",
-            "common_photos": 4,
-            "counter_photos": 2,
-            "common_accuracy": 1.0,
-            "counter_accuracy": 0.5,
-            "drop": 0.5,
-            "selected": True,
-        }
-        for index, name in ((291, "lion"), (360, "otter"))
-    ]
-    write_table(workspace.table_path("pairs"), from_rows(pairs, PAIRS.schema), PAIRS)
-    return workspace
-
-
-def released(workspace: Workspace, out: Path, *licenses: str) -> dict:
-    outcome = release(workspace, ReleaseParameters(str(out), licenses), Progress())
-    return {"fresh": outcome.fresh, **outcome.facts}
 
 
 def test_every_photo_comes_back_with_the_bytes_that_were_collected(split_workspace, tmp_path):
@@ -115,7 +58,7 @@ def test_the_same_split_gives_the_same_bytes(split_workspace, tmp_path):
     files = sorted(
         p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file()
     )
-    assert len(files) == 7
+    assert len(files) == 8
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -160,7 +103,7 @@ def test_every_file_has_its_digest_as_sha256sum_reads_it(split_workspace, tmp_pa
 def test_a_release_is_verified_without_a_workspace(split_workspace, tmp_path):
     released(split_workspace, tmp_path / "out", "any")
     done = cap("release", "--verify", "out", cwd=tmp_path)
-    assert done.stdout == "verify: 6 files and 12 photos of out are as they were released\n"
+    assert done.stdout == "verify: 7 files and 12 photos of out are as they were released\n"
 
 
 @pytest.mark.parametrize("name", ["README.md", "ATTRIBUTION.csv", "data/common-00000-of-00001"])
@@ -194,11 +137,6 @@ def test_a_list_of_digests_that_cannot_be_trusted_is_refused(
     (tmp_path / "out" / "checksums.sha256").unlink()
     with pytest.raises(ReleaseError, match="cannot be read; fetch the release again"):
         verify(str(tmp_path / "out"), Progress())
-
-
-def change_split(workspace: Workspace, change) -> None:
-    rows = change(workspace.read("split").to_pylist())
-    write_table(workspace.table_path("split"), from_rows(rows, SPLIT.schema), SPLIT)
 
 
 def test_versions_tell_whether_results_can_still_be_compared(split_workspace, tmp_path):
@@ -342,11 +280,6 @@ def test_missing_extra_and_doubled_predictions_are_errors(split_workspace, tmp_p
     doubled = pa.table({"photo_id": [*whole, first], "predicted_index": [1] * 13})
     with pytest.raises(ReleaseError, match="has more than one prediction"):
         split.evaluate(doubled)
-
-
-def edit(out: Path, **changes) -> None:
-    manifest = json.loads((out / "release.json").read_text())
-    (out / "release.json").write_text(json.dumps({**manifest, **changes}))
 
 
 def test_a_damaged_release_is_one_clear_error(split_workspace, tmp_path):

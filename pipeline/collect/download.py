@@ -20,19 +20,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 from manifests.errors import CapError, FetchError
-from manifests.fetch import Fetched, Limits, fetch, open_session
+from manifests.fetch import LONGEST_PAUSE, Fetched, Limits, fetch, open_session, retrying
 from pipeline.collect.budget import ByteBudget
 
-__all__ = ["Arrival", "Downloader", "Politeness", "Wanted", "retrying"]
-
-_ATTEMPTS = 5
-_LONGEST_BACKOFF = 30.0
-_LONGEST_PAUSE = 900.0
-"""Seconds that a host may ask for; whoever asks for more is left alone until the next run."""
+__all__ = ["Arrival", "Downloader", "Politeness", "Wanted"]
 
 _WORTH_TELLING = 90.0
 """Seconds of waiting for the budget that a person is told of."""
@@ -111,43 +106,6 @@ class Arrival:
     sha256: str | None = None
     error: str | None = None
     transient: bool = False
-
-
-def retrying(sleep: Callable[[float], None], *, attempts: int = _ATTEMPTS) -> Any:
-    """A `tenacity.Retrying` for what can succeed later, with random waits that grow.
-
-    A server's own Retry-After is honoured; one that is too long ends the trying.
-
-    Parameters
-    ----------
-    sleep
-        Waits for a number of seconds.
-    attempts
-        Attempts in all.
-    """
-    import tenacity
-
-    def may_help(error: BaseException) -> bool:
-        return (
-            isinstance(error, FetchError)
-            and error.transient
-            and (error.retry_after or 0) <= _LONGEST_PAUSE
-        )
-
-    backoff = tenacity.wait_random_exponential(multiplier=0.5, max=_LONGEST_BACKOFF)
-
-    def seconds(state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after if isinstance(error, FetchError) else None
-        return backoff(state) + (asked or 0)
-
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(may_help),
-        wait=seconds,
-        stop=tenacity.stop_after_attempt(attempts),
-        sleep=sleep,
-        reraise=True,
-    )
 
 
 class _Stopped(Exception):
@@ -250,7 +208,7 @@ class _Host:
         """Let the host have the pause that it asks for, on all its connections."""
         if error.retry_after is None:
             return
-        if error.retry_after > _LONGEST_PAUSE:
+        if error.retry_after > LONGEST_PAUSE:
             self._left_alone = error
         else:
             self._paused_until = max(self._paused_until, time.monotonic() + error.retry_after)

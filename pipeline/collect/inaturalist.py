@@ -27,10 +27,9 @@ from pyinaturalist.session import ClientSession, FileLockSQLiteBucket
 from pyrate_limiter import BucketFullException, Limiter, RequestRate
 
 from manifests.errors import CapError, FetchError
-from manifests.fetch import USER_AGENT, explained, local_addresses, refusal
+from manifests.fetch import USER_AGENT, explained, local_addresses, refusal, retrying
 from manifests.tables import from_rows
 from manifests.vocabulary import License, Taxon, attribution_text, licenses
-from pipeline.collect.download import retrying
 from pipeline.collect.listing import LISTING, PER_CLASS, choose_diverse
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -83,14 +82,14 @@ def open_release(place: str) -> EvaluationSet:
     ReleaseError
         If the folder is no release, or has no photos.
     """
-    split = load_split(Path(place))
+    split = load_split(place)
     if not len(split):
         msg = f"the release {place} has no photos"
         raise ReleaseError(msg)
     # In the order of the files, so that each row group is read once.
-    order = pc.sort_indices(split.table, [("group", "ascending"), ("photo_id", "ascending")])
+    order, _ = split.file_order
     rows = split.table.take(order)
-    photos = zip(rows["photo_id"].to_pylist(), order.to_pylist(), strict=True)
+    photos = zip(rows["photo_id"].to_pylist(), order.tolist(), strict=True)
     return EvaluationSet(
         name=str(split.release["name"]),
         place=place,

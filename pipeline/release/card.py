@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
+from manifests.vocabulary import licenses
+from pipeline.release.features import card_features
+from pipeline.release.words import Words
+
 __all__ = ["dataset_card"]
 
-_HEADER = """---
-pretty_name: {name}
-tags: [spurious-correlation, background, counteranimal]
-configs:
-- config_name: default
-  data_files:
-{files}
----
-
+_BODY = """
 # {name}
 
-Version {version}. {photos} photos of {classes} animal classes, each class on a background where a
-model does well (`common`) and one where it does badly (`counter`).
+Version {version}. {summary}
 {notice}
 ## Groups
 
@@ -27,22 +24,52 @@ model does well (`common`) and one where it does badly (`counter`).
 
 {rule}
 
+## What it is for
+
+{uses}
+
+## What to beware of
+
+{caveats}
+
+## How it was made
+
+{collection}
+
+{preprocessing}
+
+{annotation}
+
+{personal}
+
 ## Licences
 
 {licenses}
 
 `ATTRIBUTION.csv` names the creator, the licence and the source of every photo. `checksums.sha256`
-has the digest of every file (`sha256sum --check checksums.sha256`, or `cap release --verify .`),
-and `CHANGES.md` tells what changed between versions.
+has the digest of every file (`sha256sum --check checksums.sha256`, or `cap release --verify .`).
+
+## Versions
+
+{maintenance}
 
 ## Reading it
 
 ```python
-from manifests import load_split
+from manifests import load_split  # pip install counteranimal-pipeline
 
 split = load_split("{name}/")
 image, label, record = split.group("counter")[0]
+accuracy = split.evaluate(predictions)  # {{photo_id: predicted class index}}
 ```
+
+It is plain Parquet too: `datasets.load_dataset("{name}/")` decodes the photos by itself, and
+pandas, DuckDB and mlcroissant (`croissant.json`) read it. `results/` holds the accuracies of models
+that were measured already.
+
+## Citing it
+
+{citation}
 """
 
 _PAPER_RULE = """
@@ -65,8 +92,58 @@ _NOTICE = """
 that is known.
 """
 
-
 _GROUP_COLUMNS = ("background", "photos", "accuracy")
+
+_HUB_LICENSES = {
+    "cc0": "cc0-1.0",
+    "cc-by": "cc-by-4.0",
+    "cc-by-sa": "cc-by-sa-4.0",
+    "cc-by-nc": "cc-by-nc-4.0",
+    "cc-by-nc-sa": "cc-by-nc-sa-4.0",
+    "cc-by-nd": "cc-by-nd-4.0",
+    "cc-by-nc-nd": "cc-by-nc-nd-4.0",
+}
+"""Licences as the hub names them; a release with any other is `other`."""
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
+
+
+def _head(manifest: Mapping[str, Any]) -> str:
+    """The YAML that hubs and `datasets` read."""
+    photos, groups = manifest["photos"], manifest["groups"]
+    sizes = {
+        group: sum(s["bytes"] for s in manifest["shards"] if s["file"].startswith(f"data/{group}-"))
+        for group in groups
+    }
+    codes = list(manifest["licenses"])
+    hub = [_HUB_LICENSES[code] for code in codes if code in _HUB_LICENSES]
+    known = len(hub) == len(codes)
+    head = {
+        "pretty_name": manifest["name"],
+        "license": (hub[0] if len(hub) == 1 else hub) if known else "other",
+        **({} if known else {"license_name": "per-photo", "license_link": "ATTRIBUTION.csv"}),
+        "task_categories": ["image-classification", "zero-shot-image-classification"],
+        "tags": ["spurious-correlation", "background", "robustness", "counteranimal", "croissant"],
+        "size_categories": [next((name for most, name in _SIZES if photos < most), "n>1M")],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [
+                    {"split": group, "path": f"data/{group}-*.parquet"} for group in groups
+                ],
+            }
+        ],
+        "dataset_info": {
+            "features": card_features(),
+            "splits": [
+                {"name": group, "num_bytes": sizes[group], "num_examples": groups[group]}
+                for group in groups
+            ],
+            "download_size": sum(sizes.values()),
+            "dataset_size": sum(sizes.values()),
+        },
+    }
+    return str(yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=100))
 
 
 def _cell(text: object) -> str:
@@ -102,31 +179,54 @@ def _honest_drop(pair: Mapping[str, Any]) -> str:
     return f"{pair['drop_honest']:.3f} ({interval})"
 
 
-def dataset_card(manifest: Mapping[str, Any]) -> str:
+def _license_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """Photos by licence, then what is only linked, and what was left out."""
+    known = licenses()
+    lines = []
+    for code, count in manifest["licenses"].items():
+        name, url = known[code].name, known[code].url
+        lines.append(f"{f'[{name}]({url})' if url else name} (`{code}`): {count} photos")
+    if manifest["linked"]:
+        lines.append(
+            f"{manifest['linked']} of these photos are only linked: `image.bytes` is empty and "
+            "`image.path` is the address; the loader fetches and verifies them"
+        )
+    for code, count in manifest["left_out"].items():
+        lines.append(f"left out, {known[code].name} (`{code}`): {count} photos")
+    return lines
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def dataset_card(manifest: Mapping[str, Any], words: Words) -> str:
     """The card's text.
 
     Parameters
     ----------
     manifest
         Content of the release's `release.json`.
+    words
+        What it says of itself.
     """
     controlled = any(pair.get("chosen_by") for pair in manifest["pairs"])
     rule = _CONTROLLED_RULE if controlled else _PAPER_RULE
-    files = [
-        f"  - split: {group}\n    path: data/{group}-*.parquet" for group in manifest["groups"]
-    ]
-    licenses = [f"- {name}: {count} photos" for name, count in manifest["licenses"].items()]
-    left_out = sum(manifest["left_out"].values())
-    if left_out:
-        licenses.append(f"- left out for their licence: {left_out} photos")
-    return _HEADER.format(
+    body = _BODY.format(
         name=manifest["name"],
         version=manifest["version"],
-        files="\n".join(files),
-        photos=manifest["photos"],
-        classes=len(manifest["pairs"]),
+        summary=words.summary,
         notice="" if manifest["redistribution"] else _NOTICE,
         pairs="\n".join(_pair_rows(manifest["pairs"], controlled=controlled)),
-        rule=rule.strip().format(run=manifest["pairs"][0]["run"] if manifest["pairs"] else ""),
-        licenses="\n".join(licenses),
+        rule=rule.strip().format(run=manifest["chosen_by"]["run"]),
+        uses=_list(words.uses),
+        caveats=_list([*words.caveats, *words.limitations]),
+        collection=words.collection,
+        preprocessing=words.preprocessing,
+        annotation=words.annotation,
+        personal=words.personal,
+        licenses=_list(_license_lines(manifest)),
+        maintenance=words.maintenance,
+        citation=words.citation,
     )
+    return f"---\n{_head(manifest)}---\n{body}"

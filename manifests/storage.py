@@ -1,0 +1,154 @@
+"""Where a release lies: a folder of this machine, or any URL that fsspec reads.
+
+Files are named relative to the release and proven to lie inside it. What goes wrong while one is
+read is a `ReleaseError` that names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import pyarrow as pa
+
+from manifests.errors import MissingExtraError, ReleaseError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+__all__ = ["Storage"]
+
+
+def _read_errors() -> tuple[type[Exception], ...]:
+    """What reading may raise: the network clients below fsspec have errors that are no OSError."""
+    found: list[type[Exception]] = [OSError]
+    for module, name in (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError")):
+        if module in sys.modules:
+            found.append(getattr(sys.modules[module], name))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A release's place; it can be pickled.
+
+    Attributes
+    ----------
+    place
+        The folder or URL, as it was given.
+    options
+        What fsspec's file system is opened with: credentials, caching, and so on.
+    """
+
+    place: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is a URL."""
+        return "://" in self.place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A connection stays where it is; a worker process makes its own.
+        return (Storage, (self.place, self.options))
+
+    @cached_property
+    def _remote(self) -> tuple[AbstractFileSystem, str]:
+        """The file system of fsspec and the release's path on it."""
+        try:
+            import fsspec
+        except ImportError as error:
+            msg = (
+                "a release at a URL needs fsspec; install it with "
+                "`pip install 'counteranimal-pipeline[remote]'`"
+            )
+            raise MissingExtraError(msg) from error
+        try:
+            system, path = fsspec.core.url_to_fs(self.place, **self.options)
+        except (ImportError, ValueError) as error:
+            msg = f"{self.place} cannot be opened: {error}"
+            raise ReleaseError(msg) from error
+        return system, str(path).rstrip("/")
+
+    def check(self, name: str, told_by: str) -> str:
+        """The name of a file, if it lies below the release whatever a manifest says.
+
+        Raises
+        ------
+        ReleaseError
+            If it leads out of the release.
+        """
+        path = PurePosixPath(name)
+        outside = path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts
+        if not (outside or self.is_remote):
+            root = Path(self.place).resolve()
+            outside = not (root / path).resolve().is_relative_to(root)
+        if outside:
+            msg = f"{told_by} names {name!r}, which lies outside the release"
+            raise ReleaseError(msg)
+        return name
+
+    @contextlib.contextmanager
+    def explained(self, name: str) -> Iterator[None]:
+        """Turn what goes wrong with a file of the release into a `ReleaseError`."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            msg = f"the release lacks {name}; fetch it again"
+            raise ReleaseError(msg) from error
+        except pa.ArrowInvalid as error:
+            msg = f"{name} is not a whole Parquet file; fetch the release again"
+            raise ReleaseError(msg) from error
+        except _read_errors() as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            msg = f"{name} of the release {self.place} cannot be read: {reason}"
+            raise ReleaseError(msg) from error
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        with self.explained(name):
+            if self.is_remote:
+                system, root = self._remote
+                return bool(system.exists(f"{root}/{name}"))
+            return (Path(self.place) / name).is_file()
+
+    def read(self, name: str) -> bytes:
+        """Content of a small file.
+
+        Raises
+        ------
+        ReleaseError
+            If it cannot be read.
+        """
+        with self.explained(name):
+            if self.is_remote:
+                system, root = self._remote
+                return bytes(system.cat_file(f"{root}/{name}"))
+            return (Path(self.place) / name).read_bytes()
+
+    def open(self, name: str) -> BinaryIO | str:
+        """A file to read parts of, as `pyarrow.parquet.ParquetFile` takes it.
+
+        Raises
+        ------
+        ReleaseError
+            If it cannot be opened, or the server gives whole files only.
+        """
+        if not self.is_remote:
+            return str(Path(self.place) / name)
+        with self.explained(name):
+            system, root = self._remote
+            file: BinaryIO = system.open(f"{root}/{name}", "rb")
+        if not file.seekable():
+            file.close()
+            msg = (
+                f"the server of {self.place} gives no parts of files (HTTP range requests); copy "
+                f"the release to a folder, or load simplecache::{self.place}"
+            )
+            raise ReleaseError(msg)
+        return file

@@ -1,0 +1,62 @@
+"""How the released photos came to be, as counts: for the card and the Croissant file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.tables import count_by
+
+if TYPE_CHECKING:
+    from manifests.workspace import Workspace
+
+__all__ = ["construction", "split_day"]
+
+
+def construction(workspace: Workspace, rows: pa.Table) -> dict[str, Any]:
+    """Sources, observers, dates, backgrounds and partitions of the rows; tags, where there are any.
+
+    Parameters
+    ----------
+    workspace
+        Where the tables lie that the split was made from.
+    rows
+        Rows of the release.
+    """
+    ids = rows["photo_id"].combine_chunks()
+    photos = workspace.read("photos")
+    photos = photos.filter(pc.is_in(photos["photo_id"], ids))
+    seen = pc.min_max(photos["observed_at"])
+    days = [moment.date().isoformat() for moment in seen.as_py().values() if moment is not None]
+    return {
+        "sources": count_by(photos, "source"),
+        "observers": pc.count_distinct(rows["creator_id"]).as_py(),
+        "photos_without_observer": rows["creator_id"].null_count,
+        "observed": days or None,
+        "backgrounds": count_by(rows, "background"),
+        "partitions": count_by(rows.filter(rows["partition"].is_valid()), "partition"),
+        "deduplicated": workspace.has("duplicates"),
+        "labels": _labels(workspace, ids),
+    }
+
+
+def _labels(workspace: Workspace, ids: pa.Array) -> dict[str, Any] | None:
+    """How the backgrounds were settled, and by how many people."""
+    if not workspace.has("labels"):
+        return None
+    labels = workspace.read("labels")
+    labels = labels.filter(pc.is_in(labels["photo_id"], ids))
+    if not labels.num_rows:
+        return None
+    return {
+        "settled_by": count_by(labels, "settled_by"),
+        "annotators_per_photo": round(pc.mean(labels["annotators"]).as_py(), 2),
+    }
+
+
+def split_day(workspace: Workspace) -> str | None:
+    """The day on which `cap split` made the split; None where that is not known."""
+    receipt = workspace.receipt("split")
+    return receipt.ended_at[:10] if receipt else None

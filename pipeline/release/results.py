@@ -1,0 +1,85 @@
+"""`results/`: what the models that were already scored make of the released photos.
+
+One JSON file for each scoring run over the release's label space, with what `Split.evaluate` gives
+for its predictions.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.metrics import evaluate_groups
+from manifests.tables import observer_codes
+
+if TYPE_CHECKING:
+    from manifests.workspace import Workspace
+
+__all__ = ["RESULTS_FOLDER", "write_results"]
+
+RESULTS_FOLDER = "results"
+
+
+def write_results(workspace: Workspace, rows: pa.Table, chosen_by: str, folder: Path) -> list[str]:
+    """Write the results of each run; gives the names of the runs.
+
+    Where the split has partitions, only photos of `test` count, which had no part in the choice.
+
+    Parameters
+    ----------
+    workspace
+        Where the runs lie.
+    rows
+        Rows of the release.
+    chosen_by
+        The run that chose the pairs; its result says so.
+    folder
+        The release's folder.
+    """
+    tested = rows.filter(pc.fill_null(pc.equal(rows["partition"], "test"), False))
+    partition = "test" if tested.num_rows else "all"
+    told = []
+    for run in workspace.runs():
+        found = _result(workspace, tested if tested.num_rows else rows, run)
+        if found is None:
+            continue
+        target = folder / RESULTS_FOLDER / f"{run}.json"
+        target.parent.mkdir(exist_ok=True)
+        result = {"run": run, "chose_pairs": run == chosen_by, "partition": partition, **found}
+        text = json.dumps(result, indent=2, sort_keys=True, ensure_ascii=False)
+        target.write_text(f"{text}\n", "utf-8")
+        told.append(run)
+    return told
+
+
+def _result(workspace: Workspace, rows: pa.Table, run: str) -> dict[str, Any] | None:
+    """What a run makes of photos; None if it named no classes of the release's label space."""
+    predictions = workspace.read(f"predictions/{run}")
+    right = pc.and_(
+        pc.equal(predictions["status"], "ok"),
+        pc.equal(predictions["label_space"], workspace.label_space.name),
+    )
+    named = predictions.filter(pc.fill_null(right, False)).select(["photo_id", "predicted_index"])
+    scored = rows.join(named, "photo_id", join_type="inner").sort_by("photo_id").combine_chunks()
+    if not scored.num_rows:
+        return None
+    classes = scored["class_index"].to_numpy().astype(np.int64)
+    accuracy = evaluate_groups(
+        scored["predicted_index"].to_numpy() == classes,
+        classes,
+        np.array(scored["group"].to_pylist(), dtype=np.str_),
+        observer_codes(scored),
+        dict(zip(classes.tolist(), scored["class_name"].to_pylist(), strict=True)),
+    )
+    receipt = workspace.receipt(f"predictions/{run}")
+    return {
+        "model": receipt.model if receipt else None,
+        "photos": scored.num_rows,
+        "photos_without_prediction": rows.num_rows - scored.num_rows,
+        **accuracy.to_dict(),
+    }
