@@ -366,7 +366,13 @@ RELEASE = TableSchema(
     schema=pa.schema(
         [
             *_SPLIT_FIELDS,
-            _required("image", IMAGE_TYPE, "original bytes, and a file name below the release"),
+            # `datasets` takes a column for images only if it may be null.
+            _column(
+                "image",
+                IMAGE_TYPE,
+                "`bytes`: the photo's original ones, and `path`: a file name; a photo that is only "
+                "linked has no bytes, and its address as path",
+            ),
         ]
     ),
     choices=_SPLIT_CHOICES,
