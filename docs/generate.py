@@ -63,7 +63,9 @@ def commands(group: click.Group = cap, prefix: str = "cap") -> list[tuple[str, c
 
 def command_page(name: str, command: click.Command) -> str:
     """The section of one command: its help, as `--help` prints it."""
-    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+    context = click.Context(
+        command, info_name=name, terminal_width=80, help_option_names=["-h", "--help"]
+    )
     return f"## {name}\n\n```text\n{command.get_help(context)}\n```\n"
 
 
