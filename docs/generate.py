@@ -1,4 +1,4 @@
-"""Write the pages that follow from the code: `docs/tables.md` and the README's command list.
+"""Write what follows from the code: pages of tables and commands, and the README's command list.
 
 `python docs/generate.py` writes them; `--check` only says whether they are as the code has them.
 """
@@ -50,15 +50,34 @@ def tables_page() -> str:
     return head + "\n".join(table_page(spec) for spec in TABLES.values())
 
 
-def commands(group: click.Group = cap, prefix: str = "cap") -> list[tuple[str, str]]:
-    """Every command with its one line of help."""
+def commands(group: click.Group = cap, prefix: str = "cap") -> list[tuple[str, click.Command]]:
+    """Every command with its full name."""
     found = []
     for name, command in sorted(group.commands.items()):
         if isinstance(command, click.Group):
             found += commands(command, f"{prefix} {name}")
         else:
-            found.append((f"{prefix} {name}", command.get_short_help_str(limit=100)))
+            found.append((f"{prefix} {name}", command))
     return found
+
+
+def command_page(name: str, command: click.Command) -> str:
+    """The section of one command: its help, as `--help` prints it."""
+    context = click.Context(
+        command, info_name=name, terminal_width=80, help_option_names=["-h", "--help"]
+    )
+    return f"## {name}\n\n```text\n{command.get_help(context)}\n```\n"
+
+
+def commands_page() -> str:
+    """All of `docs/commands.md`."""
+    head = (
+        "# Commands\n\n"
+        "Generated from the commands by `make docs`. Each option is also a key in `cap.toml` "
+        "(`[dedup] distance = 6`) and a variable (`CAP_DEDUP_DISTANCE=6`); a flag beats a "
+        "variable, a variable the file.\n\n"
+    )
+    return head + "\n".join(command_page(name, command) for name, command in commands())
 
 
 def readme() -> str:
@@ -66,13 +85,19 @@ def readme() -> str:
     text = README.read_text("utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    rows = "\n".join(f"| `{name}` | {line} |" for name, line in commands())
+    rows = "\n".join(
+        f"| `{name}` | {command.get_short_help_str(limit=100)} |" for name, command in commands()
+    )
     return f"{before}{BEGIN}\n| command | what it does |\n|---|---|\n{rows}\n\n{END}{after}"
 
 
 def main() -> None:
     """Write the pages, or check them."""
-    pages = {DOCS / "tables.md": tables_page(), README: readme()}
+    pages = {
+        DOCS / "tables.md": tables_page(),
+        DOCS / "commands.md": commands_page(),
+        README: readme(),
+    }
     for path, text in pages.items():
         if "--check" not in sys.argv:
             path.write_text(text, "utf-8")
