@@ -291,7 +291,7 @@ def test_what_is_no_photo_fails_at_once_with_its_reason_and_is_not_asked_for_aga
 
 
 def test_the_same_command_asks_again_only_for_what_may_come(study, monkeypatch):
-    monkeypatch.setattr("pipeline.collect.download._LONGEST_BACKOFF", 0.05)
+    monkeypatch.setattr("manifests.fetch._LONGEST_BACKOFF", 0.05)
     faults = Faults(
         photos={2: Fault.SERVER_ERROR}, permanent={3: Fault.NOT_FOUND}, times=5, retry_after=0
     )
@@ -436,7 +436,7 @@ def test_a_refresh_marks_what_is_gone_and_whose_licence_changed(study):
 
 
 def test_an_api_that_does_not_answer_is_one_line(study, monkeypatch):
-    monkeypatch.setattr("pipeline.collect.download._LONGEST_BACKOFF", 0.05)
+    monkeypatch.setattr("manifests.fetch._LONGEST_BACKOFF", 0.05)
     with serving(photo_catalogue(1)) as server:
         pass
     with pytest.raises(CapError, match=r"Connection refused; try again later"):

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -75,8 +76,7 @@ def as_it_says(shown: str, printed: str) -> bool:
 @pytest.mark.parametrize("name", EXECUTED)
 def test_a_page_runs_from_top_to_bottom_and_prints_what_it_shows(name, demo: Workspace, tmp_path):
     folder = tmp_path / "reader"
-    (folder / "demo").mkdir(parents=True)
-    (folder / "demo" / demo.root.name).symlink_to(demo.root)
+    shutil.copytree(demo.root, folder / "demo" / demo.root.name, symlinks=True)
     to_run = [block for block in blocks(DOCS / name) if block.language in {"python", "sh"}]
     given = {"page": name, "blocks": [vars(block) for block in to_run]}
     done = subprocess.run(

@@ -35,7 +35,7 @@ from pipeline.release.confusing import Reference, choosing_run, confusing_rows, 
 from pipeline.release.content import Content, select
 from pipeline.release.croissant import CROISSANT_FILE, croissant
 from pipeline.release.facts import construction, split_day
-from pipeline.release.results import write_results
+from pipeline.release.results import scored_runs, write_results
 from pipeline.release.shards import ShardWriter
 from pipeline.release.words import describe
 
@@ -65,7 +65,7 @@ def release(workspace: Workspace, parameters: ReleaseParameters, progress: Progr
     _check_day(parameters.published)
     content = select(workspace, parameters)
     run = choosing_run(workspace.read("pairs"))
-    made_from = _made_from(workspace, parameters, run)
+    made_from = _made_from(workspace, parameters)
     _put_back(out)
     standing = _standing(out)
     if standing is not None and standing.get("made_from") == made_from:
@@ -99,7 +99,7 @@ def release(workspace: Workspace, parameters: ReleaseParameters, progress: Progr
     return _outcome(out, manifest, fresh=False)
 
 
-def _made_from(workspace: Workspace, parameters: ReleaseParameters, run: str) -> dict[str, Any]:
+def _made_from(workspace: Workspace, parameters: ReleaseParameters) -> dict[str, Any]:
     """Everything that decides the bytes of a release."""
     asked = {key: value for key, value in asdict(parameters).items() if key != "out"}
     return {
@@ -107,8 +107,7 @@ def _made_from(workspace: Workspace, parameters: ReleaseParameters, run: str) ->
         "labels": workspace.digest("labels") if workspace.has("labels") else None,
         "predictions": {
             name: workspace.digest(f"predictions/{name}")
-            for name in (run, *workspace.runs())
-            if workspace.has(f"predictions/{name}")
+            for name in scored_runs(workspace)
         },
         "label_space": workspace.label_space.digest,
         "cap_version": __version__,

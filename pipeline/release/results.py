@@ -20,9 +20,24 @@ from manifests.tables import observer_codes
 if TYPE_CHECKING:
     from manifests.workspace import Workspace
 
-__all__ = ["RESULTS_FOLDER", "write_results"]
+__all__ = ["RESULTS_FOLDER", "scored_runs", "write_results"]
 
 RESULTS_FOLDER = "results"
+
+
+def scored_runs(workspace: Workspace) -> list[str]:
+    """The runs that named classes of the workspace's label space, rather than backgrounds."""
+    return [run for run in workspace.runs() if _named(workspace, run).num_rows]
+
+
+def _named(workspace: Workspace, run: str) -> pa.Table:
+    """Photos for which a run named a class of the workspace's label space."""
+    predictions = workspace.read(f"predictions/{run}")
+    right = pc.and_(
+        pc.equal(predictions["status"], "ok"),
+        pc.equal(predictions["label_space"], workspace.label_space.name),
+    )
+    return predictions.filter(pc.fill_null(right, False)).select(["photo_id", "predicted_index"])
 
 
 def write_results(workspace: Workspace, rows: pa.Table, chosen_by: str, folder: Path) -> list[str]:
@@ -44,7 +59,7 @@ def write_results(workspace: Workspace, rows: pa.Table, chosen_by: str, folder: 
     tested = rows.filter(pc.fill_null(pc.equal(rows["partition"], "test"), False))
     partition = "test" if tested.num_rows else "all"
     told = []
-    for run in workspace.runs():
+    for run in scored_runs(workspace):
         found = _result(workspace, tested if tested.num_rows else rows, run)
         if found is None:
             continue
@@ -58,14 +73,8 @@ def write_results(workspace: Workspace, rows: pa.Table, chosen_by: str, folder: 
 
 
 def _result(workspace: Workspace, rows: pa.Table, run: str) -> dict[str, Any] | None:
-    """What a run makes of photos; None if it named no classes of the release's label space."""
-    predictions = workspace.read(f"predictions/{run}")
-    right = pc.and_(
-        pc.equal(predictions["status"], "ok"),
-        pc.equal(predictions["label_space"], workspace.label_space.name),
-    )
-    named = predictions.filter(pc.fill_null(right, False)).select(["photo_id", "predicted_index"])
-    scored = rows.join(named, "photo_id", join_type="inner").sort_by("photo_id").combine_chunks()
+    """What a run makes of photos; None if it named the class of none of them."""
+    scored = rows.join(_named(workspace, run), "photo_id", join_type="inner").sort_by("photo_id").combine_chunks()
     if not scored.num_rows:
         return None
     classes = scored["class_index"].to_numpy().astype(np.int64)
