@@ -14,6 +14,7 @@ __all__ = [
     "CollectParameters",
     "DedupParameters",
     "EvaluateParameters",
+    "ExportReleaseParameters",
     "ReleaseParameters",
     "ReportParameters",
     "ScoreParameters",
@@ -194,6 +195,22 @@ class ReleaseParameters:
         "licences whose photos are included, or any [default: those that allow sharing]",
         kind="list",
         metavar="A,B",
+    )
+
+
+@dataclass(frozen=True)
+class ExportReleaseParameters:
+    """Parameters of `cap export`."""
+
+    release: str | None = option(None, "release to export", kind="path", argument=True)
+    out: str | None = option(None, "folder to write", kind="path", argument=True)
+    layout: str | None = option(
+        None,
+        "how the photos are laid out",
+        choices=("counteranimal", "webdataset", "imagefolder", "fiftyone"),
+    )
+    shard_mb: float = option(
+        500, "most megabytes of photos in an archive of the layout webdataset", metavar="MB"
     )
 
 

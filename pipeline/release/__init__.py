@@ -29,7 +29,7 @@ from manifests.schema import RELEASE, SCHEMA_VERSION
 from manifests.tables import chosen_pairs, count_by
 from manifests.vocabulary import allowed_licenses, sharing_licenses
 from manifests.workspace import Outcome
-from pipeline.release.attribution import ATTRIBUTION_FILE, write_attribution
+from pipeline.attribution import ATTRIBUTION_FILE, write_attribution
 from pipeline.release.card import dataset_card
 from pipeline.release.changes import CHANGES_FILE, changes_since
 from pipeline.release.checksums import write_checksums
