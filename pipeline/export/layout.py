@@ -35,13 +35,13 @@ def folder_name(text: str) -> str:
 
 
 def _stem(photo_id: str) -> str:
-    """The name of a photo's file without its ending: the id as far as it goes, and its digest.
+    """The name of a photo's file without its ending: the end of its id, and the id's digest.
 
     Without a dot, at which readers of some layouts would cut it, and short enough for every file
     system and for tar. The digest keeps names apart that differ in signs or case only.
     """
     digest = hashlib.sha256(photo_id.encode()).hexdigest()[:12]
-    readable = _NOT_IN_FILES.sub("-", photo_id).strip("-")[:_LONGEST]
+    readable = _NOT_IN_FILES.sub("-", photo_id)[-_LONGEST:].strip("-")
     return f"{readable}-{digest}"
 
 
