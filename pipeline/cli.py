@@ -34,6 +34,7 @@ from pipeline.parameters import (
     CollectParameters,
     DedupParameters,
     EvaluateParameters,
+    ExportReleaseParameters,
     ReleaseParameters,
     ReportParameters,
     ScoreParameters,
@@ -67,6 +68,7 @@ _EXTRAS = {
             "tenacity",
             "timm",
             "torch",
+            "webdataset",
         ),
         "pipeline",
     ),
@@ -329,6 +331,22 @@ def release(session: Session, /, verify: bool, as_json: bool, **values: Any) -> 
     with _explained():
         from pipeline.release import release as write_release
     _run_stage(parameters, write_release, as_json)
+
+
+@cap.command()
+@stage_options(ExportReleaseParameters, "CAP_EXPORT")
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+@click.pass_obj
+def export(session: Session, /, as_json: bool, **values: Any) -> None:
+    """Write a release's photos in a layout that other tools read.
+
+    No workspace is needed.
+    """
+    with _explained():
+        from pipeline.export import export as export_photos
+
+        outcome = export_photos(build(ExportReleaseParameters, values), session.progress())
+    _tell(outcome, as_json)
 
 
 @_stage_command(cap, "report", ReportParameters)

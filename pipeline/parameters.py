@@ -14,6 +14,7 @@ __all__ = [
     "CollectParameters",
     "DedupParameters",
     "EvaluateParameters",
+    "ExportReleaseParameters",
     "ReleaseParameters",
     "ReportParameters",
     "ScoreParameters",
@@ -204,6 +205,22 @@ class ReleaseParameters:
     homepage: str | None = option(None, "where the dataset will be found", metavar="URL")
     published: str | None = option(
         None, "its day, as YYYY-MM-DD [default: that of the split]", metavar="DAY"
+    )
+
+
+@dataclass(frozen=True)
+class ExportReleaseParameters:
+    """Parameters of `cap export`."""
+
+    release: str | None = option(None, "release to export", kind="path", argument=True)
+    out: str | None = option(None, "folder to write", kind="path", argument=True)
+    layout: str | None = option(
+        None,
+        "how the photos are laid out",
+        choices=("counteranimal", "webdataset", "imagefolder", "fiftyone"),
+    )
+    shard_mb: float = option(
+        500, "most megabytes of photos in an archive of the layout webdataset", metavar="MB"
     )
 
 

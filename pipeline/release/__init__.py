@@ -27,7 +27,7 @@ from manifests.loader import CONFUSING_FILE, LABEL_SPACE_FILE, MANIFEST
 from manifests.schema import RELEASE, SCHEMA_VERSION
 from manifests.tables import chosen_pairs, count_by, table_digest
 from manifests.workspace import Outcome
-from pipeline.release.attribution import ATTRIBUTION_FILE, write_attribution
+from pipeline.attribution import ATTRIBUTION_FILE, write_attribution
 from pipeline.release.card import dataset_card
 from pipeline.release.changes import CHANGES_FILE, changes_since
 from pipeline.release.checksums import write_checksums

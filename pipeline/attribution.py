@@ -1,4 +1,4 @@
-"""Whose photos a release holds: `ATTRIBUTION.csv`, one line per photo."""
+"""Whose photos a release or an export holds: `ATTRIBUTION.csv`, one line per photo."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ def write_attribution(file: Path, rows: pa.Table) -> None:
     file
         File to write.
     rows
-        Rows of `split`.
+        Rows of `split`; where photos lie in files of their own, with a column `file` that names
+        them.
     """
     known = licenses()
+    columns = [name for name in ("file", *_COLUMNS) if name in rows.column_names]
     with file.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow([*_COLUMNS, "license_url", "sha256"])
-        for row in rows.select([*_COLUMNS, "sha256"]).to_pylist():
+        writer.writerow([*columns, "license_url", "sha256"])
+        for row in rows.select([*columns, "sha256"]).to_pylist():
             license_url = known[row["license"]].url if row["license"] in known else ""
-            cells = [*(row[name] or "" for name in _COLUMNS), license_url, row["sha256"]]
+            cells = [*(row[name] or "" for name in columns), license_url, row["sha256"]]
             writer.writerow([guarded(cell) for cell in cells])
