@@ -106,8 +106,7 @@ def _made_from(workspace: Workspace, parameters: ReleaseParameters) -> dict[str,
         **{name: workspace.digest(name) for name in ("split", "pairs")},
         "labels": workspace.digest("labels") if workspace.has("labels") else None,
         "predictions": {
-            name: workspace.digest(f"predictions/{name}")
-            for name in scored_runs(workspace)
+            name: workspace.digest(f"predictions/{name}") for name in scored_runs(workspace)
         },
         "label_space": workspace.label_space.digest,
         "cap_version": __version__,

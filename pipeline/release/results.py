@@ -74,7 +74,11 @@ def write_results(workspace: Workspace, rows: pa.Table, chosen_by: str, folder: 
 
 def _result(workspace: Workspace, rows: pa.Table, run: str) -> dict[str, Any] | None:
     """What a run makes of photos; None if it named the class of none of them."""
-    scored = rows.join(_named(workspace, run), "photo_id", join_type="inner").sort_by("photo_id").combine_chunks()
+    scored = (
+        rows.join(_named(workspace, run), "photo_id", join_type="inner")
+        .sort_by("photo_id")
+        .combine_chunks()
+    )
     if not scored.num_rows:
         return None
     classes = scored["class_index"].to_numpy().astype(np.int64)
