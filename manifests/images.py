@@ -75,12 +75,7 @@ class Images:
         return found
 
     def _open_file(self, number: int) -> pq.ParquetFile:
-        name = self._files[number]
-        with self._storage.explained(name):
-            source = self._storage.open(name)
-            if isinstance(source, str):
-                return pq.ParquetFile(source, memory_map=True)
-            return pq.ParquetFile(source, pre_buffer=True)
+        return self._storage.parquet(self._files[number])
 
     def _read_group(self, number: int) -> tuple[pa.Array, pa.Array]:
         """Bytes and paths of the photos of a row group."""
@@ -143,5 +138,5 @@ class Images:
             with self._storage.explained(name), self._lock:
                 table = self._open(number).read(columns=["image.path"], use_threads=False)
             paths.append(table.column("image").combine_chunks().field("path"))
-        every = pa.concat_arrays([pa.array([], pa.string()), *paths])
+        every = pa.concat_arrays(paths)
         return pc.if_else(pc.match_substring(every, "://"), every, None)

@@ -55,7 +55,17 @@ CONFUSING_FILE = "confusing.parquet"
 """In a release: for each class the labels that are most like it."""
 
 _ROWS = [name for name in TABLES["release"].schema.names if name != "image"]
-_NEEDED = {"schema_version", "name", "photos", "rows_sha256", "shards", "label_space"}
+_ROWS_SCHEMA = pa.schema([TABLES["release"].schema.field(name) for name in _ROWS])
+_NEEDED = {
+    "schema_version": int,
+    "name": str,
+    "photos": int,
+    "rows_sha256": str,
+    "shards": list,
+    "label_space": str,
+    "label_space_digest": str,
+}
+"""What the loader takes from `release.json`."""
 
 
 class Split:
@@ -186,6 +196,17 @@ class Split:
             raise ReleaseError(msg)
         return self._filter(pc.invert(pc.is_in(self._rows["photo_id"], ids)))
 
+    @cached_property
+    def _links(self) -> pa.Array:
+        """For each row the address of its photo, if the release only links to it, else null."""
+        return self._images.links().take(self._columns["_row"])
+
+    @property
+    def linked(self) -> NDArray[np.bool_]:
+        """Whether the release only links to each photo, of shape (photos,)."""
+        known: NDArray[np.bool_] = self._links.is_valid().to_numpy(zero_copy_only=False)
+        return known
+
     def read_bytes(self, index: int) -> bytes:
         """Original bytes of a photo.
 
@@ -252,12 +273,10 @@ class Split:
         CapError
             If the cache cannot be written.
         """
-        rows = self._columns["_row"]
-        links = self._images.links().take(rows)
-        linked = pc.indices_nonzero(links.is_valid()).to_pylist()
+        linked = np.flatnonzero(self.linked).tolist()
 
         def outcome(row: int) -> dict[str, Any] | None:
-            url = links[row].as_py()
+            url = self._links[row].as_py()
             try:
                 self._images.linked.read(url, self._value("sha256", row))
             except FetchError as error:
@@ -425,26 +444,39 @@ def _read_manifest(storage: Storage) -> dict[str, Any]:
             f"{SCHEMA_VERSION}: install the matching counteranimal-pipeline"
         )
         raise ReleaseError(msg)
-    missing = _NEEDED - manifest.keys()
-    if missing:
-        msg = f"{MANIFEST} of {place} lacks {min(missing)!r}; fetch the release again"
-        raise ReleaseError(msg)
+    for key, kind in _NEEDED.items():
+        if not isinstance(manifest.get(key), kind):
+            msg = f"{MANIFEST} of {place} lacks {key!r}; fetch the release again"
+            raise ReleaseError(msg)
     return manifest
+
+
+def _files(storage: Storage, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the release's Parquet files, which all lie within it."""
+    names = []
+    for shard in manifest["shards"]:
+        name = shard.get("file") if isinstance(shard, dict) else None
+        if not isinstance(name, str):
+            msg = f"{MANIFEST} of {storage.place} does not name its files; fetch the release again"
+            raise ReleaseError(msg)
+        names.append(storage.check(name, MANIFEST))
+    if not names:
+        msg = f"the release {storage.place} has no photos"
+        raise ReleaseError(msg)
+    return tuple(names)
 
 
 def _read_shard(storage: Storage, name: str) -> tuple[pa.Table, NDArray[np.int64]]:
     """The rows of a file without their images, and the number of rows of its row groups."""
+    file = storage.parquet(name)
     with storage.explained(name):
-        source = storage.open(name)
-        with pq.ParquetFile(source) as file:
-            groups = range(file.metadata.num_row_groups)
-            counts = [file.metadata.row_group(group).num_rows for group in groups]
-            rows = file.read(columns=_ROWS)
-        if not isinstance(source, str):
-            source.close()
-    if rows.column_names != _ROWS:
-        msg = f"{name} lacks the column {min(set(_ROWS) - set(rows.column_names))!r}"
-        raise ReleaseError(msg)
+        groups = range(file.metadata.num_row_groups)
+        counts = [file.metadata.row_group(group).num_rows for group in groups]
+        rows = file.read(columns=_ROWS)
+    for wanted in _ROWS_SCHEMA:
+        if wanted.name not in rows.column_names or rows[wanted.name].type != wanted.type:
+            msg = f"{name} has no column {wanted.name!r} of type {wanted.type}"
+            raise ReleaseError(msg)
     return rows.replace_schema_metadata(None), np.array(counts, np.int64)
 
 
@@ -484,13 +516,16 @@ def load_split(
     """
     storage = Storage(str(path), storage_options or {})
     manifest = _read_manifest(storage)
-    files = tuple(storage.check(str(shard["file"]), MANIFEST) for shard in manifest["shards"])
+    files = _files(storage, manifest)
     shards = [_read_shard(storage, name) for name in files]
-    rows = pa.concat_tables([_empty(), *(table for table, _ in shards)])
+    rows = pa.concat_tables([table for table, _ in shards])
     if rows.num_rows != manifest["photos"]:
         msg = f"the release has {rows.num_rows} photos, {MANIFEST} says {manifest['photos']}"
         raise ReleaseError(msg)
-    numbered = rows.append_column("_row", pa.array(np.arange(rows.num_rows)))
+    # `pa.array` would import pandas, which takes longer than all the rest.
+    numbers = pa.py_buffer(np.arange(rows.num_rows, dtype=np.int64))
+    number = pa.Array.from_buffers(pa.int64(), rows.num_rows, [None, numbers])
+    numbered = rows.append_column("_row", number)
     ordered = numbered.sort_by("photo_id").combine_chunks()
     if table_digest(ordered.drop_columns(["_row"])) != manifest["rows_sha256"]:
         msg = f"the rows of {path} have changed since the release; fetch the release again"
@@ -498,8 +533,3 @@ def load_split(
     linked = LinkedPhotos(None if cache is None else Path(cache), _allowed(storage, servers))
     images = Images(storage, files, [counts for _, counts in shards], linked)
     return Split(ordered, images, storage, manifest)
-
-
-def _empty() -> pa.Table:
-    schema = TABLES["release"].schema
-    return pa.schema([schema.field(name) for name in _ROWS]).remove_metadata().empty_table()

@@ -7,7 +7,9 @@ read is a `ReleaseError` that names it.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from manifests.errors import MissingExtraError, ReleaseError
 
@@ -104,6 +107,11 @@ class Storage:
         except pa.ArrowInvalid as error:
             msg = f"{name} is not a whole Parquet file; fetch the release again"
             raise ReleaseError(msg) from error
+        except ValueError as error:
+            # fsspec has found while reading what `open` could not know.
+            if "range requests" not in str(error):
+                raise
+            raise self._whole_files_only() from error
         except _read_errors() as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             msg = f"{name} of the release {self.place} cannot be read: {reason}"
@@ -131,24 +139,39 @@ class Storage:
                 return bytes(system.cat_file(f"{root}/{name}"))
             return (Path(self.place) / name).read_bytes()
 
-    def open(self, name: str) -> BinaryIO | str:
-        """A file to read parts of, as `pyarrow.parquet.ParquetFile` takes it.
+    def parquet(self, name: str) -> pq.ParquetFile:
+        """A Parquet file, of which only what is asked for is read; closed when nobody holds it.
 
         Raises
         ------
         ReleaseError
             If it cannot be opened, or the server gives whole files only.
         """
-        if not self.is_remote:
-            return str(Path(self.place) / name)
         with self.explained(name):
+            if not self.is_remote:
+                return pq.ParquetFile(Path(self.place) / name, memory_map=True)
             system, root = self._remote
-            file: BinaryIO = system.open(f"{root}/{name}", "rb")
-        if not file.seekable():
-            file.close()
-            msg = (
-                f"the server of {self.place} gives no parts of files (HTTP range requests); copy "
-                f"the release to a folder, or load simplecache::{self.place}"
-            )
-            raise ReleaseError(msg)
-        return file
+            source: BinaryIO = system.open(f"{root}/{name}", "rb")
+            try:
+                self._check_that_it_seeks(source)
+                file = pq.ParquetFile(source, pre_buffer=True)
+            except BaseException:
+                source.close()
+                raise
+            # pyarrow leaves open what it was given open.
+            weakref.finalize(file, source.close)
+            return file
+
+    def _check_that_it_seeks(self, source: BinaryIO) -> None:
+        try:
+            # A stream of fsspec says that it can seek, and then cannot.
+            source.seek(0, os.SEEK_END)
+            source.seek(0)
+        except (OSError, ValueError) as error:
+            raise self._whole_files_only() from error
+
+    def _whole_files_only(self) -> ReleaseError:
+        return ReleaseError(
+            f"the server of {self.place} gives no parts of files (HTTP range requests); copy "
+            f"the release to a folder, or load simplecache::{self.place}"
+        )

@@ -351,7 +351,7 @@ def _digest_array(array: pa.Array, digest: hashlib._Hash) -> None:
     # The name of a list's values and the length of its vectors are the file format's own affair.
     nested = pa.types.is_nested(kind)
     digest.update(f"{'nested' if nested else kind}:{len(array)}:".encode())
-    digest.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+    digest.update(np.packbits(_numbers(array.is_valid())).tobytes())
     array = array.drop_null().cast(kind) if array.type != kind else array.drop_null()
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
         _, offset_buffer, values = array.buffers()
@@ -362,11 +362,19 @@ def _digest_array(array: pa.Array, digest: hashlib._Hash) -> None:
             if values is not None:
                 digest.update(values[int(offsets[0]) : int(offsets[-1])])
     elif pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
-        digest.update(pc.list_value_length(array).to_numpy().astype("<i8").tobytes())
+        digest.update(_numbers(pc.list_value_length(array)).astype("<i8").tobytes())
         _digest_array(array.flatten(), digest)
     elif pa.types.is_struct(kind):
         for index in range(kind.num_fields):
             _digest_array(pc.struct_field(array, [index]), digest)
     else:
         values = array.cast(pa.int64()) if pa.types.is_timestamp(kind) else array
-        digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).tobytes())
+        digest.update(_numbers(values).tobytes())
+
+
+def _numbers(array: pa.Array) -> NDArray[Any]:
+    """The values of an array without nulls; truth values as 0 and 1.
+
+    `to_numpy` would import pandas, which takes longer than to load a release.
+    """
+    return np.from_dlpack(array.cast(pa.uint8()) if pa.types.is_boolean(array.type) else array)

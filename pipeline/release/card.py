@@ -193,6 +193,11 @@ def _license_lines(manifest: Mapping[str, Any]) -> list[str]:
         )
     for code, count in manifest["left_out"].items():
         lines.append(f"left out, {known[code].name} (`{code}`): {count} photos")
+    if manifest["left_out_without_url"]:
+        lines.append(
+            f"of those left out, {manifest['left_out_without_url']} would be links, had they an "
+            "address on the web"
+        )
     return lines
 
 
