@@ -44,6 +44,8 @@ _JPEG_BEGINS = b"\xff\xd8"
 _TURNING = (b"Exif\0\0", b"tiff:Orientation")
 """What a JPEG holds that may have to be turned: EXIF data, or the same in XMP."""
 _COLORSPACES = {"YCbCr", "RGB", "Gray"}
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
+"""What Pillow raises for files that are broken in one way or another."""
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -103,8 +105,7 @@ def _decode(
                 image.draft(*draft)
             image.load()
             return ImageOps.exif_transpose(image).convert(mode)
-    # Pillow's decoders raise all of these for broken files.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error) as error:
+    except _BROKEN as error:
         msg = f"cannot be decoded: {error}"
         raise PhotoError(msg) from error
 
@@ -136,20 +137,28 @@ def open_image(
     return _decode(_open(source), draft, "L" if draft is not None and draft[0] == "L" else "RGB")
 
 
+def _is_turned(data: bytes) -> bool:
+    """Whether Pillow turns the photo or mirrors it, by its EXIF data or by XMP."""
+    with _open(data) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+
+
 def _fast_array(data: bytes) -> NDArray[np.uint8] | None:
     """An upright JPEG by libjpeg-turbo, which Pillow uses too; None where Pillow is to do it."""
-    if not data.startswith(_JPEG_BEGINS) or any(mark in data for mark in _TURNING):
+    if not data.startswith(_JPEG_BEGINS):
         return None
     try:
         import simplejpeg
     except ImportError:
         return None
     try:
+        if any(mark in data for mark in _TURNING) and _is_turned(data):
+            return None
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         if colorspace not in _COLORSPACES or height * width > MAX_PIXELS:
             return None
         decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
-    except ValueError:
+    except _BROKEN:
         # Pillow says what is wrong with it, or reads it all the same.
         return None
     return decoded

@@ -14,6 +14,7 @@ __all__ = ["ATTRIBUTION_FILE", "write_attribution"]
 
 ATTRIBUTION_FILE = "ATTRIBUTION.csv"
 
+_AT_ONCE = 10_000
 _COLUMNS = ("photo_id", "class_name", "group", "creator", "attribution", "license", "url")
 
 
@@ -35,7 +36,8 @@ def write_attribution(file: Path, rows: pa.Table) -> None:
     with file.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow([*columns, "license_url", "sha256"])
-        for row in rows.select([*columns, "sha256"]).to_pylist():
-            license_url = known[row["license"]].url if row["license"] in known else ""
-            cells = [*(row[name] or "" for name in columns), license_url, row["sha256"]]
-            writer.writerow([guarded(cell) for cell in cells])
+        for batch in rows.select([*columns, "sha256"]).to_batches(max_chunksize=_AT_ONCE):
+            for row in batch.to_pylist():
+                license_url = known[row["license"]].url if row["license"] in known else ""
+                cells = [*(row[name] or "" for name in columns), license_url, row["sha256"]]
+                writer.writerow([guarded(cell) for cell in cells])

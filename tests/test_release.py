@@ -349,10 +349,16 @@ def test_pandas_reads_a_shard_without_this_package(split_workspace, tmp_path):
     )
 
 
-def test_an_empty_split_is_refused_with_the_way_on(workspace, tmp_path):
-    write_table(workspace.table_path("split"), SPLIT.schema.empty_table(), SPLIT)
+def test_an_empty_split_is_refused_with_the_way_on(split_workspace, tmp_path):
+    change_split(split_workspace, lambda _: [])
     with pytest.raises(CapError, match="the split is empty: no class was selected"):
-        released(workspace, tmp_path / "out")
+        released(split_workspace, tmp_path / "out")
+
+
+def test_a_split_of_photos_that_are_no_longer_there_is_refused(split_workspace, tmp_path):
+    change_split(split_workspace, lambda rows: [*rows, {**rows[0], "photo_id": "folder:other"}])
+    with pytest.raises(CapError, match="photo folder:other of the split is not in the table"):
+        released(split_workspace, tmp_path / "out", "any")
 
 
 def test_tables_without_receipts_are_enough_to_split_and_release(split_workspace, tmp_path):

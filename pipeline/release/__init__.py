@@ -63,9 +63,9 @@ def release(workspace: Workspace, parameters: ReleaseParameters, progress: Progr
         raise CapError(msg)
     out = Path(parameters.out).resolve()
     _check_day(parameters.published)
+    made_from = _made_from(workspace, parameters)
     content = select(workspace, parameters)
     run = choosing_run(workspace.read("pairs"))
-    made_from = _made_from(workspace, parameters)
     _put_back(out)
     standing = _standing(out)
     if standing is not None and standing.get("made_from") == made_from:

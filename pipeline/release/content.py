@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Content", "select"]
 
+_OF_PHOTOS = ("path", "bytes", "source", "observed_at")
+
 
 @dataclass(frozen=True)
 class Content:
@@ -30,8 +32,8 @@ class Content:
     Attributes
     ----------
     rows
-        Rows of `split` with the photos' `path` and `bytes`, and `embed`: whether the photo's bytes
-        are in the release, instead of a link to it.
+        Rows of `split` with `path`, `bytes`, `source` and `observed_at` of `photos`, and `embed`:
+        whether the photo's bytes are in the release, instead of a link to it.
     left_out
         Photos of the split that are not in it, by licence.
     without_url
@@ -63,8 +65,10 @@ def select(workspace: Workspace, parameters: ReleaseParameters) -> Content:
     Raises
     ------
     CapError
-        If the split is empty, or nothing of it is left.
+        If the split is empty, nothing of it is left, or a photo of it is not among the photos.
     """
+    # The photos first, while nothing else takes memory.
+    files = workspace.read("photos").select(["photo_id", *_OF_PHOTOS])
     split = workspace.read("split")
     if not split.num_rows:
         msg = "the split is empty: no class was selected; `cap split` says why for each"
@@ -81,15 +85,26 @@ def select(workspace: Workspace, parameters: ReleaseParameters) -> Content:
     else:
         may_link = pc.invert(allowed)
     included = pc.or_(embed, pc.and_(may_link, has_url))
-    left_out = split.filter(pc.invert(included))
+    left_out = count_by(split.filter(pc.invert(included)), "license")
     without_url = pc.sum(pc.and_(may_link, pc.invert(has_url))).as_py() or 0
-    rows = split.append_column("embed", embed).filter(included)
-    counted = count_by(left_out, "license")
-    if not rows.num_rows:
-        raise CapError(_nothing_left(parameters.images, counted, without_url))
-    files = workspace.read("photos").select(["photo_id", "path", "bytes"])
-    joined = rows.join(files, "photo_id", join_type="inner").sort_by("photo_id").combine_chunks()
-    return Content(joined, counted, without_url)
+    if not pc.any(included).as_py():
+        raise CapError(_nothing_left(parameters.images, left_out, without_url))
+    rows = split.append_column("embed", embed)
+    if left_out:
+        rows = rows.filter(included)
+    return Content(_with_files(rows, files), left_out, without_url)
+
+
+def _with_files(rows: pa.Table, files: pa.Table) -> pa.Table:
+    """The rows with what only the table photos tells."""
+    at = pc.index_in(rows["photo_id"], files["photo_id"].combine_chunks())
+    if at.null_count:
+        lost = rows["photo_id"].filter(at.is_null())[0]
+        msg = f"photo {lost} of the split is not in the table photos; run `cap split` again"
+        raise CapError(msg)
+    for name in _OF_PHOTOS:
+        rows = rows.append_column(name, files[name].take(at))
+    return rows.combine_chunks()
 
 
 def _nothing_left(images: str, left_out: dict[str, int], without_url: int) -> str:

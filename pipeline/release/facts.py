@@ -23,22 +23,19 @@ def construction(workspace: Workspace, rows: pa.Table) -> dict[str, Any]:
     workspace
         Where the tables lie that the split was made from.
     rows
-        Rows of the release.
+        Rows of the release, with `source` and `observed_at`.
     """
-    ids = rows["photo_id"].combine_chunks()
-    photos = workspace.read("photos")
-    photos = photos.filter(pc.is_in(photos["photo_id"], ids))
-    seen = pc.min_max(photos["observed_at"])
+    seen = pc.min_max(rows["observed_at"])
     days = [moment.date().isoformat() for moment in seen.as_py().values() if moment is not None]
     return {
-        "sources": count_by(photos, "source"),
+        "sources": count_by(rows, "source"),
         "observers": pc.count_distinct(rows["creator_id"]).as_py(),
         "photos_without_observer": rows["creator_id"].null_count,
         "observed": days or None,
         "backgrounds": count_by(rows, "background"),
-        "partitions": count_by(rows.filter(rows["partition"].is_valid()), "partition"),
+        "partitions": count_by(rows.select(["partition"]).drop_null(), "partition"),
         "deduplicated": workspace.has("duplicates"),
-        "labels": _labels(workspace, ids),
+        "labels": _labels(workspace, rows["photo_id"].combine_chunks()),
     }
 
 

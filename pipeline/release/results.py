@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["RESULTS_FOLDER", "scored_runs", "write_results"]
 
 RESULTS_FOLDER = "results"
+_USED = ["photo_id", "class_index", "class_name", "group", "creator_id", "partition"]
 
 
 def scored_runs(workspace: Workspace) -> list[str]:
@@ -56,6 +57,7 @@ def write_results(workspace: Workspace, rows: pa.Table, chosen_by: str, folder: 
     folder
         The release's folder.
     """
+    rows = rows.select(_USED)
     tested = rows.filter(pc.fill_null(pc.equal(rows["partition"], "test"), False))
     partition = "test" if tested.num_rows else "all"
     told = []
