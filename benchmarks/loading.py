@@ -2,10 +2,10 @@
 
 A workspace whose split has the shared photos many times over, under ids of their own, is released
 by `cap release`'s own function. The release is then read to RGB arrays by the loader, by `datasets`
-and, as the limit, by simplejpeg alone over the same bytes in memory, in turns; with worker processes
-once for arrays that are used in them, and once for arrays that are sent to the main process, which
-costs both the same. What needs a fresh process, the first image and the largest memory, is measured
-in one.
+and, as the limit, by simplejpeg alone over the same bytes in memory, in turns; with worker
+processes once for arrays that are used in them, and once for arrays that are sent to the main
+process, which costs both the same. What needs a fresh process, the first image and the largest
+memory, is measured in one.
 """
 
 from __future__ import annotations

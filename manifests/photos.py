@@ -137,6 +137,16 @@ def open_image(
     return _decode(_open(source), draft, "L" if draft is not None and draft[0] == "L" else "RGB")
 
 
+def _head(data: bytes) -> bytes:
+    """What stands in a JPEG before its pixels: its segments, up to the first scan."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
+        # A marker may be filled with further bytes 0xff; else its length follows it.
+        filled = data[at + 1 : at + 2] == b"\xff"
+        at += 1 if filled else 2 + int.from_bytes(data[at + 2 : at + 4])
+    return data[:at] if data[at : at + 2] == b"\xff\xda" else data
+
+
 def _is_turned(data: bytes) -> bool:
     """Whether Pillow turns the photo or mirrors it, by its EXIF data or by XMP."""
     with _open(data) as image:
@@ -152,7 +162,8 @@ def _fast_array(data: bytes) -> NDArray[np.uint8] | None:
     except ImportError:
         return None
     try:
-        if any(mark in data for mark in _TURNING) and _is_turned(data):
+        head = _head(data)
+        if any(mark in head for mark in _TURNING) and _is_turned(data):
             return None
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         if colorspace not in _COLORSPACES or height * width > MAX_PIXELS:

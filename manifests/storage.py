@@ -149,7 +149,7 @@ class Storage:
         """
         with self.explained(name):
             if not self.is_remote:
-                return pq.ParquetFile(Path(self.place) / name, memory_map=True)
+                return pq.ParquetFile(Path(self.place) / name)
             system, root = self._remote
             source: BinaryIO = system.open(f"{root}/{name}", "rb")
             try:
