@@ -95,8 +95,8 @@ class Images:
             contents, paths = self._group(number)
         return contents[within], paths[within]
 
-    def read(self, row: int, photo_id: str, sha256: str) -> bytes:
-        """Original bytes of a photo.
+    def read(self, row: int, photo_id: str, sha256: str) -> memoryview:
+        """Original bytes of a photo, as they lie in memory.
 
         Parameters
         ----------
@@ -112,8 +112,8 @@ class Images:
         """
         content, path = self._at(row)
         if not content.is_valid:
-            return self._read_linked(str(path), photo_id, sha256)
-        data: bytes = content.as_py()
+            return memoryview(self._read_linked(str(path), photo_id, sha256))
+        data = memoryview(content.as_buffer()).cast("B")
         if not self._checked[row]:
             if hashlib.sha256(data).hexdigest() != sha256:
                 msg = f"photo {photo_id} has changed since the release; fetch the release again"

@@ -216,6 +216,10 @@ class Split:
             If they are not the bytes that were released, or the release only links to the photo
             and it could not be had.
         """
+        return bytes(self._content(index))
+
+    def _content(self, index: int) -> memoryview:
+        """`read_bytes` without a copy."""
         at = self._position(index)
         return self._images.read(
             *(self._value(name, at) for name in ("_row", "photo_id", "sha256"))
@@ -227,7 +231,7 @@ class Split:
         With simplejpeg installed (extra `fast`), JPEGs take half the time; the values are the same.
         Raises as `read_bytes` does.
         """
-        return open_array(self.read_bytes(index))
+        return open_array(self._content(index))
 
     def _position(self, index: int) -> int:
         """Row of an index, which may count from the end."""

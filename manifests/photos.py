@@ -41,6 +41,8 @@ MAX_PIXELS = 100_000_000
 _FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}
 _SUFFIXES = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 _JPEG_BEGINS = b"\xff\xd8"
+_MARKER, _SCAN = 0xFF, 0xDA
+"""In a JPEG: what a segment begins with, and the kind of the segment with pixels."""
 _TURNING = (b"Exif\0\0", b"tiff:Orientation")
 """What a JPEG holds that may have to be turned: EXIF data, or the same in XMP."""
 _COLORSPACES = {"YCbCr", "RGB", "Gray"}
@@ -137,14 +139,15 @@ def open_image(
     return _decode(_open(source), draft, "L" if draft is not None and draft[0] == "L" else "RGB")
 
 
-def _head(data: bytes) -> bytes:
+def _head(data: memoryview) -> bytes:
     """What stands in a JPEG before its pixels: its segments, up to the first scan."""
-    at = 2
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
-        # A marker may be filled with further bytes 0xff; else its length follows it.
-        filled = data[at + 1 : at + 2] == b"\xff"
+    at, end = 2, len(data) - 4
+    while at < end and data[at] == _MARKER and data[at + 1] != _SCAN:
+        # A marker may be filled with further such bytes; else its length follows it.
+        filled = data[at + 1] == _MARKER
         at += 1 if filled else 2 + int.from_bytes(data[at + 2 : at + 4])
-    return data[:at] if data[at : at + 2] == b"\xff\xda" else data
+    whole = at >= end or data[at] != _MARKER
+    return bytes(data if whole else data[:at])
 
 
 def _is_turned(data: bytes) -> bool:
@@ -153,17 +156,18 @@ def _is_turned(data: bytes) -> bool:
         return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
 
 
-def _fast_array(data: bytes) -> NDArray[np.uint8] | None:
+def _fast_array(data: bytes | memoryview) -> NDArray[np.uint8] | None:
     """An upright JPEG by libjpeg-turbo, which Pillow uses too; None where Pillow is to do it."""
-    if not data.startswith(_JPEG_BEGINS):
+    view = memoryview(data)
+    if bytes(view[:2]) != _JPEG_BEGINS:
         return None
     try:
         import simplejpeg
     except ImportError:
         return None
     try:
-        head = _head(data)
-        if any(mark in head for mark in _TURNING) and _is_turned(data):
+        head = _head(view)
+        if any(mark in head for mark in _TURNING) and _is_turned(bytes(data)):
             return None
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         if colorspace not in _COLORSPACES or height * width > MAX_PIXELS:
@@ -175,7 +179,7 @@ def _fast_array(data: bytes) -> NDArray[np.uint8] | None:
     return decoded
 
 
-def open_array(data: bytes) -> NDArray[np.uint8]:
+def open_array(data: bytes | memoryview) -> NDArray[np.uint8]:
     """Decode a photo, upright, as an array of shape (height, width, 3) of RGB in 0..255.
 
     The values are those of `open_image`; with simplejpeg installed, JPEGs take half the time.
@@ -186,7 +190,7 @@ def open_array(data: bytes) -> NDArray[np.uint8]:
         As `open_image`.
     """
     found = _fast_array(data)
-    return np.array(open_image(data)) if found is None else found
+    return np.array(open_image(bytes(data))) if found is None else found
 
 
 def open_upright(data: bytes) -> Image.Image:

@@ -17,7 +17,7 @@ import torch.distributed
 import torch.utils.data
 from numpy.typing import NDArray
 
-from manifests.photos import open_array, open_upright
+from manifests.photos import open_upright
 
 if TYPE_CHECKING:
     from manifests.loader import Split
@@ -49,8 +49,9 @@ class _Items:
         self._photo_ids = split.table["photo_id"].combine_chunks()
 
     def _image(self, index: int) -> Any:
-        data = self._split.read_bytes(index)
-        return open_array(data) if self._arrays else open_upright(data)
+        if self._arrays:
+            return self._split.read_array(index)
+        return open_upright(self._split.read_bytes(index))
 
     def _item(self, index: int, image: Any) -> tuple[Any, int, str]:
         transformed = image if self._transform is None else self._transform(image)
