@@ -11,11 +11,13 @@ import pyarrow as pa
 import pytest
 from annotators import PASSWORD, Notes, Office, choice, kept, rejected
 from conftest import cap
+from pages import DOCS, run, to_run
 
 from annotation.client import Address, connect
 from annotation.mirror import Mirror, mirror_folder
 from annotation.parameters import StatusParameters
 from annotation.screen import labelling_screen
+from annotation.server import photo_root
 from annotation.status import status
 from manifests.errors import CapError
 from manifests.progress import Progress
@@ -539,3 +541,29 @@ def test_photos_are_shown_to_those_who_signed_in_and_nothing_else_is(office, stu
             "csrfmiddlewaretoken": stranger.cookies["csrftoken"],
         }
         assert stranger.post("/user/signup/", data=form).status_code == 403
+
+
+def test_the_page_for_annotators_and_researchers_runs_and_prints_what_it_shows(
+    office, study, ann, bob
+):
+    background = {"ice bear": "snow", "lion": "grass", "otter": "water"}
+
+    def two_people_tag_all() -> None:
+        for photo_id, task in office.tasks(study).items():
+            tag = background[photo_id.removeprefix("folder:").split("/")[0]]
+            ann.answer(task, kept(tag))
+            bob.answer(task, kept("sky" if photo_id == BEAR else tag))
+
+    def one_decides() -> None:
+        with office.client() as client:
+            (asked,) = client.tasks(office.projects(study)[1], None)
+        office.owner.answer(asked.id, kept("snow"))
+
+    then = {"push --overlap 2": two_people_tag_all, "push --adjudicate": one_decides}
+    photos_at = str(photo_root(office.root))
+    for block in to_run(DOCS / "annotating.md"):
+        run("annotating.md", [block], study.root, CAP_ANNOTATE_PUSH_PHOTOS_AT=photos_at)
+        for command in [command for command in then if command in block.code]:
+            then.pop(command)()
+    assert not then
+    assert labels(study)[BEAR]["background"] == "snow"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import doctest
 import functools
 import http.server
 import itertools
-import json
 import os
 import re
 import shlex
@@ -15,7 +13,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -24,80 +21,21 @@ import click
 import pytest
 from conftest import REPOSITORY
 from markdown.extensions.toc import slugify
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from pages import DOCS, run, to_run, tokens
 
 from manifests.workspace import Workspace
 from pipeline.cli import cap
 
-DOCS = REPOSITORY / "docs"
 EXECUTED = ("building.md", "evaluating.md", "training.md", "loading.md")
 PAGES = sorted([*REPOSITORY.glob("*.md"), *DOCS.glob("**/*.md")])
 PAGE_NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES]
-
-
-def tokens(page: Path) -> list[Token]:
-    return MarkdownIt("commonmark").enable("table").parse(page.read_text("utf-8"))
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block; `line` is that of its fence, and `shows` the ```text block right after it."""
-
-    language: str
-    line: int
-    code: str
-    shows: str | None
-
-
-def blocks(page: Path) -> list[Block]:
-    found = tokens(page)
-    return [
-        Block(
-            language=token.info,
-            line=token.map[0] + 1,
-            code=token.content,
-            shows=following.content if following and following.info == "text" else None,
-        )
-        for token, following in zip(found, [*found[1:], None], strict=True)
-        if token.type == "fence"
-    ]
-
-
-def as_it_says(shown: str, printed: str) -> bool:
-    """Whether a page shows what was printed; `…` is anything, and line ends may have blanks."""
-    want, got = (
-        "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
-        for text in (shown.replace("…", doctest.ELLIPSIS_MARKER), printed)
-    )
-    return doctest.OutputChecker().check_output(want, got, doctest.ELLIPSIS)
 
 
 @pytest.mark.parametrize("name", EXECUTED)
 def test_a_page_runs_from_top_to_bottom_and_prints_what_it_shows(name, demo: Workspace, tmp_path):
     folder = tmp_path / "reader"
     shutil.copytree(demo.root, folder / "demo" / demo.root.name, symlinks=True)
-    to_run = [block for block in blocks(DOCS / name) if block.language in {"python", "sh"}]
-    given = {"page": name, "blocks": [vars(block) for block in to_run]}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", REPOSITORY / "tests" / "run_page.py", tmp_path / "printed"],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "HF_HUB_OFFLINE": "1",
-        },
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    printed = json.loads((tmp_path / "printed").read_text("utf-8"))
-    for block, text in zip(to_run, printed, strict=False):
-        if block.shows is not None:
-            assert as_it_says(block.shows, text), f"{name}:{block.line} printed\n{text}"
-    assert done.returncode == 0, done.stderr
+    run(name, to_run(DOCS / name), folder)
 
 
 def commands(page: Path) -> Iterator[list[str]]:
