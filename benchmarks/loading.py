@@ -206,7 +206,7 @@ def readers(out: Path, cache: Path) -> dict[str, dict[str, Callable[[], None]]]:
     for workers, use in ((0, shapes), (2, shapes), (2, pixels)):
         batches = {"batch_size": 32, "num_workers": workers, "collate_fn": use}
         found[f"DataLoader, {workers} workers, {use.__name__}"] = {
-            "cap": exhausted(DataLoader(split.torch(arrays=True), **batches)),
+            "cap": exhausted(DataLoader(split.torch(arrays=True), sampler=order, **batches)),
             "cap, as a stream": exhausted(DataLoader(split.stream(arrays=True), **batches)),
             "datasets": exhausted(DataLoader(arrays, **batches)),
         }
