@@ -158,6 +158,7 @@ def test_croissant_describes_the_files_and_how_the_photos_were_gathered(release)
     files = {f["@id"]: f for f in told["distribution"] if f["@type"] == "cr:FileObject"}
     for shard in split.release["shards"]:
         assert files[shard["file"]]["sha256"] == shard["sha256"]
+    assert "http://mlcommons.org/croissant/RAI/1.0" in told["conformsTo"]
     assert told["version"] == split.release["version"]
     assert {"rai:dataCollection", "rai:dataBiases", "rai:dataLimitations"} <= told.keys()
     assert "187 photos from a folder" in told["rai:dataCollection"]

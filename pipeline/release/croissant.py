@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["CROISSANT_FILE", "croissant"]
 
 CROISSANT_FILE = "croissant.json"
+_SPECIFICATIONS = (
+    "http://mlcommons.org/croissant/1.0",
+    "http://mlcommons.org/croissant/RAI/1.0",
+)
 
 _PARQUET = "application/x-parquet"
 _FILES, _RECORDS = "parquet-files", "photos"
@@ -47,6 +51,7 @@ def croissant(manifest: Mapping[str, Any], words: Words) -> str:
         # It warns of what a release need not have, such as an address.
         warnings.simplefilter("ignore")
         metadata = mlc.Metadata(
+            conforms_to=list(_SPECIFICATIONS),
             name=manifest["name"],
             description=words.summary,
             version=manifest["version"],
