@@ -39,6 +39,8 @@ from manifests.progress import Progress
 from manifests.schema import RELEASE
 from manifests.storage import Storage
 from manifests.workspace import Workspace
+from pipeline.export import export
+from pipeline.parameters import ExportReleaseParameters
 from pipeline.release.checksums import verify
 
 
@@ -196,8 +198,26 @@ def test_linked_photos_are_fetched_once_and_kept(linked_workspace, tmp_path):
     assert content(pickle.loads(pickle.dumps(split))) == content(split)
     assert len(asked) == 12
     asked.clear()
-    assert verify(out, Progress()).facts == {"files": 7, "photos": 0, "linked": 12}
+    assert verify(str(out), Progress()).facts == {"files": 7, "photos": 0, "linked": 12}
     assert not asked
+
+
+def test_a_release_of_links_is_exported_with_its_photos(linked_workspace, tmp_path):
+    workspace, url, asked = linked_workspace
+    released(workspace, out := tmp_path / "out", images="link")
+    parameters = ExportReleaseParameters(str(out), str(tmp_path / "files"), "imagefolder")
+    with pytest.raises(CapError, match="12 of 12 photos could not be had, and nothing was"):
+        export(parameters, Progress())
+    assert load_split(out, servers=[url]).fetch().linked == len(asked) == 12
+    export(parameters, Progress())
+    found = {hashlib.sha256(file.read_bytes()).hexdigest() for file in tmp_path.rglob("*-*.jpg")}
+    assert found >= set(load_split(out).table["sha256"].to_pylist())
+    assert len(asked) == 12
+
+
+def test_a_release_at_a_url_is_not_verified_as_a_folder():
+    with pytest.raises(ReleaseError, match="--verify reads a folder; copy memory://out"):
+        verify("memory://out", Progress())
 
 
 def test_mixed_releases_embed_what_may_be_shared_and_link_the_rest(linked_workspace, tmp_path):

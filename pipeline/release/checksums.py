@@ -69,6 +69,9 @@ def verify(out: str | None, progress: Progress) -> Outcome:
     if out is None:
         msg = "name the release to verify: `cap release --verify OUT`"
         raise ReleaseError(msg)
+    if "://" in out:
+        msg = f"--verify reads a folder; copy {out} to this machine, or load it: the loader checks"
+        raise ReleaseError(msg)
     folder = Path(out)
     split = load_split(folder)
     listed = _listed(folder)
