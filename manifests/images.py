@@ -36,7 +36,7 @@ class Images:
     storage
         Where the release lies.
     files
-        Names of its Parquet files, in order.
+        Names of its Parquet files, in order; at least one.
     group_rows
         For each file the number of rows of its row groups, each of shape (row groups,).
     linked
@@ -54,12 +54,9 @@ class Images:
         self._storage = storage
         self._files = files
         self.linked = linked
-        counts = np.concatenate([np.zeros(0, np.int64), *group_rows])
-        self._first_rows = np.concatenate([[0], np.cumsum(counts)])
+        self._first_rows = np.concatenate([[0], np.cumsum(np.concatenate(group_rows))])
         self._file_of = np.repeat(np.arange(len(files)), [len(rows) for rows in group_rows])
-        self._within = np.concatenate(
-            [np.zeros(0, np.int64), *(np.arange(len(rows)) for rows in group_rows)]
-        )
+        self._within = np.concatenate([np.arange(len(rows)) for rows in group_rows])
         self._checked = np.zeros(int(self._first_rows[-1]), np.bool_)
         self._lock = threading.RLock()
         self._open = lru_cache(_FILES_OPEN)(self._open_file)
@@ -69,10 +66,9 @@ class Images:
         # A worker process opens the files by itself; what has been read stays where it is.
         return (Images, self._arguments)
 
-    def groups_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def groups_of(self, rows: NDArray[np.int64] | int) -> NDArray[np.int64]:
         """Number of the row group, over all files, that holds each row; of the shape of `rows`."""
-        found: NDArray[np.int64] = np.searchsorted(self._first_rows, rows, side="right") - 1
-        return found
+        return np.asarray(np.searchsorted(self._first_rows, rows, side="right") - 1)
 
     def _open_file(self, number: int) -> pq.ParquetFile:
         return self._storage.parquet(self._files[number])
@@ -89,7 +85,7 @@ class Images:
 
     def _at(self, row: int) -> tuple[pa.Scalar, pa.Scalar]:
         """Bytes and path of a photo."""
-        number = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        number = int(self.groups_of(row))
         within = row - int(self._first_rows[number])
         with self._lock:
             contents, paths = self._group(number)

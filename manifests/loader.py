@@ -29,9 +29,9 @@ from manifests.images import Images
 from manifests.linked import CONNECTIONS, GONE, FetchReport, LinkedPhotos
 from manifests.metrics import SplitAccuracy, evaluate_groups
 from manifests.photos import open_array, open_upright
-from manifests.schema import CONFUSING, SCHEMA_VERSION, TABLES
+from manifests.schema import CONFUSING, SCHEMA_VERSION, SPLIT
 from manifests.storage import Storage
-from manifests.tables import from_rows, observer_codes, table_digest, validate
+from manifests.tables import from_rows, observer_codes, table_digest, validate, whole
 from manifests.vocabulary import LabelSpace, label_space, read_label_space
 
 if TYPE_CHECKING:
@@ -54,8 +54,6 @@ LABEL_SPACE_FILE = "label_space.csv"
 CONFUSING_FILE = "confusing.parquet"
 """In a release: for each class the labels that are most like it."""
 
-_ROWS = [name for name in TABLES["release"].schema.names if name != "image"]
-_ROWS_SCHEMA = pa.schema([TABLES["release"].schema.field(name) for name in _ROWS])
 _NEEDED = {
     "schema_version": int,
     "name": str,
@@ -243,7 +241,7 @@ class Split:
     @cached_property
     def _columns(self) -> dict[str, pa.Array]:
         """The rows by column, which gives a value faster than a table does."""
-        return {name: self._rows[name].combine_chunks() for name in self._rows.column_names}
+        return {name: whole(self._rows[name]) for name in self._rows.column_names}
 
     def _value(self, name: str, row: int) -> Any:
         return self._columns[name][row].as_py()
@@ -252,7 +250,7 @@ class Split:
         """Image (upright, RGB), class index, and the row as a dictionary."""
         row = self._position(index)
         image = open_upright(self.read_bytes(row))
-        record = {name: self._value(name, row) for name in _ROWS}
+        record = {name: self._value(name, row) for name in SPLIT.schema.names}
         return image, record["class_index"], record
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int, dict[str, Any]]]:
@@ -476,8 +474,8 @@ def _read_shard(storage: Storage, name: str) -> tuple[pa.Table, NDArray[np.int64
     with storage.explained(name):
         groups = range(file.metadata.num_row_groups)
         counts = [file.metadata.row_group(group).num_rows for group in groups]
-        rows = file.read(columns=_ROWS)
-    for wanted in _ROWS_SCHEMA:
+        rows = file.read(columns=SPLIT.schema.names)
+    for wanted in SPLIT.schema:
         if wanted.name not in rows.column_names or rows[wanted.name].type != wanted.type:
             msg = f"{name} has no column {wanted.name!r} of type {wanted.type}"
             raise ReleaseError(msg)

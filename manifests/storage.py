@@ -36,6 +36,12 @@ def _read_errors() -> tuple[type[Exception], ...]:
     return tuple(found)
 
 
+def _reason(error: Exception) -> str:
+    """The first line of what an error says; some say nothing beside their name."""
+    told = getattr(error, "strerror", None) or str(error)
+    return told.partition("\n")[0] or type(error).__name__
+
+
 @dataclass(frozen=True)
 class Storage:
     """A release's place; it can be pickled.
@@ -88,7 +94,10 @@ class Storage:
         """
         path = PurePosixPath(name)
         outside = path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts
-        if not (outside or self.is_remote):
+        if self.is_remote:
+            # A URL may say `..` in other ways, and ends where its query begins.
+            outside = outside or any(mark in name for mark in "%?#")
+        elif not outside:
             root = Path(self.place).resolve()
             outside = not (root / path).resolve().is_relative_to(root)
         if outside:
@@ -113,8 +122,7 @@ class Storage:
                 raise
             raise self._whole_files_only() from error
         except _read_errors() as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            msg = f"{name} of the release {self.place} cannot be read: {reason}"
+            msg = f"{name} of the release {self.place} cannot be read: {_reason(error)}"
             raise ReleaseError(msg) from error
 
     def has(self, name: str) -> bool:

@@ -36,6 +36,7 @@ __all__ = [
     "replacing",
     "table_digest",
     "validate",
+    "whole",
     "write_bytes",
     "write_table",
     "write_validated",
@@ -339,11 +340,13 @@ def table_digest(table: pa.Table) -> str:
     digest = hashlib.sha256()
     for name in sorted(n for n in table.column_names if not is_volatile(n)):
         digest.update(f"{name}\0".encode())
-        column = table.column(name)
-        # To combine a single chunk would copy it.
-        whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-        _digest_array(whole, digest)
+        _digest_array(whole(table.column(name)), digest)
     return digest.hexdigest()
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece; `combine_chunks` would copy a single chunk."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _digest_array(array: pa.Array, digest: hashlib._Hash) -> None:

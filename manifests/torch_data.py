@@ -1,7 +1,7 @@
 """A split as torch takes it: a map-style dataset, and a stream that processes and workers divide.
 
-Where a loader has no workers, the photos of a batch are decoded by as many threads as the process
-may use cores; transforms run one after the other, in the order of the photos.
+Where a loader has no workers, the photos of a batch are decoded by as many threads as torch has;
+transforms run one after the other, in the order of the photos.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import torch.distributed
 import torch.utils.data
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ _BLOCK = 32
 def _threads(process: int) -> ThreadPoolExecutor:
     """The threads of this process; a forked one makes its own."""
     del process
-    return ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), _MOST_THREADS))
+    return ThreadPoolExecutor(min(torch.get_num_threads(), _MOST_THREADS))
 
 
 class _Items:

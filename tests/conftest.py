@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import httpx
 import numpy as np
 import pytest
+import requests
 from annotators import PASSWORD, Office, Person
 from hypothesis import settings
 from PIL import Image
@@ -232,3 +233,27 @@ def browser() -> Iterator[Browser]:
         running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield running
         running.close()
+
+
+@pytest.fixture
+def s3(monkeypatch, tmp_path):
+    """A local S3 that a person's environment names, without credentials."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "no such file"))
+    # Otherwise the machine that this runs on is asked for credentials.
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    address, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{address}:{port}")
+    # Connections are kept for later askers, who would find the server of another test.
+    S3FileSystem.clear_instance_cache()
+    yield boto3.client("s3", aws_access_key_id="owner", aws_secret_access_key="secret")
+    requests.post(f"http://{address}:{port}/moto-api/reset", timeout=10)
+    server.stop()

@@ -17,13 +17,10 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import boto3
 import pytest
-import requests
 from conftest import cap
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 from open_data_tables import observation, photo, uuid, write_tables
 from s3fs import S3FileSystem
 
@@ -478,26 +475,6 @@ def test_a_server_that_is_not_there_is_named():
 
 BUCKET = "inaturalist-open-data"
 DRY_RUN = ("collect", "--source", "open-data", "--tables", f"s3://{BUCKET}", "--dry-run")
-
-
-@pytest.fixture
-def s3(monkeypatch, tmp_path):
-    """A local S3 that a person's environment names, without credentials."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "no such file"))
-    # Otherwise the machine that this runs on is asked for credentials.
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    address, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{address}:{port}")
-    # Connections are kept for later askers, who would find the server of another test.
-    S3FileSystem.clear_instance_cache()
-    yield boto3.client("s3", aws_access_key_id="owner", aws_secret_access_key="secret")
-    requests.post(f"http://{address}:{port}/moto-api/reset", timeout=10)
-    server.stop()
 
 
 def upload(s3, folder: Path, access: str) -> None:

@@ -25,7 +25,6 @@ from conftest import REPOSITORY
 from flask import Flask, Response, send_from_directory
 from hypothesis import given
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 from PIL import Image
 from releases import change_split, edit, released
 from torch.utils.data import DataLoader, DistributedSampler
@@ -107,24 +106,19 @@ def test_a_folder_and_a_web_server_and_a_memory_give_the_same_photos(out):
         memory.rm("/released", recursive=True)
 
 
-def test_a_bucket_gives_the_same_photos(out, monkeypatch):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        options = {"endpoint_url": f"http://{host}:{port}"}
-        bucket = fsspec.filesystem("s3", **options)
-        bucket.mkdir("datasets")
-        bucket.put(str(out), "datasets/animals", recursive=True)
-        split = load_split("s3://datasets/animals", storage_options=options)
-        assert content(split) == content(load_split(out))
-        with pytest.raises(ReleaseError, match="is no release"):
-            load_split("s3://datasets/plants", storage_options=options)
-    finally:
-        server.stop()
+def test_a_bucket_gives_the_same_photos(out, s3):
+    s3.create_bucket(Bucket="datasets")
+    for file in out.rglob("*.*"):
+        s3.put_object(
+            Bucket="datasets",
+            Key=f"animals/{file.relative_to(out)}",
+            Body=file.read_bytes(),
+            ACL="public-read",
+        )
+    here = content(load_split(out))
+    assert content(load_split("s3://datasets/animals", storage_options={"anon": True})) == here
+    with pytest.raises(ReleaseError, match="is no release"):
+        load_split("s3://datasets/plants", storage_options={"anon": True})
 
 
 def test_only_the_row_groups_that_are_asked_for_come_over_the_network(split_workspace, tmp_path):
@@ -501,6 +495,20 @@ def test_nothing_outside_a_release_is_opened(out, name):
         Storage(str(out)).check(name, "release.json")
 
 
+@pytest.mark.parametrize("name", ["data/%2e%2e/secret", "secret?/data", "secret#data"])
+def test_nothing_outside_a_release_is_asked_of_a_server(name):
+    with pytest.raises(ReleaseError, match="lies outside the release"):
+        Storage("https://photos.example/animals").check(name, "release.json")
+
+
+def test_an_error_without_words_is_told_by_its_name(out):
+    with (
+        pytest.raises(ReleaseError, match=r"data of the release .* cannot be read: TimeoutError$"),
+        Storage(str(out)).explained("data"),
+    ):
+        raise TimeoutError
+
+
 @pytest.mark.parametrize("kept", [0, 1, 3, 1000, -1, -9])
 def test_a_truncated_file_is_one_clear_error(out, kept):
     (file,) = (out / "data").glob("common-*")
@@ -531,9 +539,10 @@ def test_groups_that_do_not_exist_are_told_with_those_that_do(out):
         split.partition("test")
 
 
-def test_a_day_that_is_none_is_refused_before_anything_is_written(split_workspace, tmp_path):
-    with pytest.raises(CapError, match="--published 2026-13-01 is no day"):
-        released(split_workspace, tmp_path / "out", "any", published="2026-13-01")
+@pytest.mark.parametrize("day", ["2026-13-01", "20261125"])
+def test_a_day_that_is_none_is_refused_before_anything_is_written(split_workspace, tmp_path, day):
+    with pytest.raises(CapError, match=f"--published {day} is no day"):
+        released(split_workspace, tmp_path / "out", "any", published=day)
     assert not (tmp_path / "out").exists()
 
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from manifests import __version__
 from manifests.errors import CapError, ReleaseError
 from manifests.loader import CONFUSING_FILE, LABEL_SPACE_FILE, MANIFEST
-from manifests.schema import RELEASE, SCHEMA_VERSION
+from manifests.schema import SCHEMA_VERSION, SPLIT
 from manifests.tables import chosen_pairs, count_by, table_digest
 from manifests.workspace import Outcome
 from pipeline.attribution import ATTRIBUTION_FILE, write_attribution
@@ -48,12 +48,15 @@ __all__ = ["release"]
 
 
 def _check_day(day: str | None) -> None:
+    if day is None:
+        return
+    msg = f"--published {day} is no day; write it as 2026-11-25"
     try:
-        if day is not None:
-            datetime.date.fromisoformat(day)
+        written = datetime.date.fromisoformat(day).isoformat()
     except ValueError as error:
-        msg = f"--published {day} is no day; write it as 2026-11-25"
         raise CapError(msg) from error
+    if written != day:
+        raise CapError(msg)
 
 
 def release(workspace: Workspace, parameters: ReleaseParameters, progress: Progress) -> Outcome:
@@ -64,12 +67,12 @@ def release(workspace: Workspace, parameters: ReleaseParameters, progress: Progr
     out = Path(parameters.out).resolve()
     _check_day(parameters.published)
     made_from = _made_from(workspace, parameters)
-    content = select(workspace, parameters)
-    run = choosing_run(workspace.read("pairs"))
     _put_back(out)
     standing = _standing(out)
     if standing is not None and standing.get("made_from") == made_from:
         return _outcome(out, standing, fresh=True)
+    content = select(workspace, parameters)
+    run = choosing_run(workspace.read("pairs"))
     partial = out.with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -100,7 +103,7 @@ def release(workspace: Workspace, parameters: ReleaseParameters, progress: Progr
 
 
 def _made_from(workspace: Workspace, parameters: ReleaseParameters) -> dict[str, Any]:
-    """Everything that decides the bytes of a release."""
+    """The tables and parameters that a release is made from; the same make the same release."""
     asked = {key: value for key, value in asdict(parameters).items() if key != "out"}
     return {
         **{name: workspace.digest(name) for name in ("split", "pairs")},
@@ -137,11 +140,10 @@ def _write(
             "warning: the release holds photos whose licence does not allow sharing them; "
             "its card says that it is not for redistribution"
         )
-    kept = [name for name in RELEASE.schema.names if name != "image"]
     return {
         "schema_version": SCHEMA_VERSION,
         "photos": rows.num_rows,
-        "rows_sha256": table_digest(rows.select(kept).cast(_plain_schema(kept))),
+        "rows_sha256": table_digest(rows.select(SPLIT.schema.names)),
         "linked": content.linked,
         "groups": count_by(rows, "group"),
         "licenses": count_by(rows, "license"),
@@ -155,10 +157,6 @@ def _write(
         "results": write_results(workspace, rows, run, folder),
         **_write_labels(workspace, rows, run, folder),
     }
-
-
-def _plain_schema(names: list[str]) -> pa.Schema:
-    return pa.schema([RELEASE.schema.field(name) for name in names])
 
 
 def _write_labels(workspace: Workspace, rows: pa.Table, run: str, folder: Path) -> dict[str, Any]:

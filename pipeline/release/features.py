@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from manifests.schema import RELEASE
+from manifests.schema import RELEASE, SPLIT
 
 __all__ = ["card_features", "parquet_metadata"]
 
@@ -17,7 +17,7 @@ _IMAGE = "image"
 
 def _dtypes() -> dict[str, str]:
     """Types of the columns other than the image, in the words of `datasets`."""
-    return {field.name: str(field.type) for field in RELEASE.schema if field.name != _IMAGE}
+    return {field.name: str(field.type) for field in SPLIT.schema}
 
 
 def card_features() -> list[dict[str, str]]:

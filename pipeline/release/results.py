@@ -20,9 +20,9 @@ from manifests.tables import observer_codes
 if TYPE_CHECKING:
     from manifests.workspace import Workspace
 
-__all__ = ["RESULTS_FOLDER", "scored_runs", "write_results"]
+__all__ = ["scored_runs", "write_results"]
 
-RESULTS_FOLDER = "results"
+_RESULTS_FOLDER = "results"
 _USED = ["photo_id", "class_index", "class_name", "group", "creator_id", "partition"]
 
 
@@ -61,11 +61,11 @@ def write_results(workspace: Workspace, rows: pa.Table, chosen_by: str, folder: 
     tested = rows.filter(pc.fill_null(pc.equal(rows["partition"], "test"), False))
     partition = "test" if tested.num_rows else "all"
     told = []
-    for run in scored_runs(workspace):
+    for run in workspace.runs():
         found = _result(workspace, tested if tested.num_rows else rows, run)
         if found is None:
             continue
-        target = folder / RESULTS_FOLDER / f"{run}.json"
+        target = folder / _RESULTS_FOLDER / f"{run}.json"
         target.parent.mkdir(exist_ok=True)
         result = {"run": run, "chose_pairs": run == chosen_by, "partition": partition, **found}
         text = json.dumps(result, indent=2, sort_keys=True, ensure_ascii=False)

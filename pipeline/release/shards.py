@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from manifests.errors import CapError, PhotoError
 from manifests.photos import has_location
-from manifests.schema import RELEASE
+from manifests.schema import RELEASE, SPLIT
 from pipeline.release.features import parquet_metadata
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class ShardWriter:
 
     def _write_shard(self, rows: pa.Table, sizes: list[int], file: Path) -> None:
         schema = RELEASE.schema.with_metadata(parquet_metadata())
-        plain = [name for name in schema.names if name != "image"]
+        plain = SPLIT.schema.names
         linked_only = not any(rows["embed"].to_pylist())
         most = _LINKS_PER_GROUP if linked_only else _GROUP_ROWS
         with (
