@@ -1,0 +1,1 @@
+"""Find what a model leans on, without annotators."""
