@@ -101,7 +101,7 @@ def cluster(
         None where no number of clusters has a silhouette above 0.
     """
     regions = len(embeddings)
-    drawn = np.arange(regions)
+    drawn: Ints = np.arange(regions)
     if regions > exact_up_to:
         rng = np.random.default_rng(seed)
         drawn = np.sort(rng.choice(regions, exact_up_to, replace=False))
