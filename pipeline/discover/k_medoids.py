@@ -3,10 +3,11 @@
 Given distances, gives for each k of a range medoids, labels, the sum of distances, and the mean
 silhouette. A medoid is added where it lowers the sum most (BUILD of PAM, Kaufman and Rousseeuw
 1990), clusters are re-centred until nothing changes (as the alternating algorithm does), and while
-that lowers the sum, the best addition takes the place of the medoid that is missed least. What two
-values of k share is not computed again: the sums of distances to clusters, from which centres and
-silhouettes follow, change only by the rows of regions that changed their cluster. That is what
-makes it worth having beside a library's k-medoids, which begins anew for each k.
+that lowers the sum, another point takes the place of one of the medoids that are missed least (a
+swap of PAM). What two values of k share is not computed again: the sums of distances to clusters,
+from which centres and silhouettes follow, change only by the rows of points that changed their
+cluster. That is what makes it worth having beside a library's k-medoids, which begins anew for
+each k.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ __all__ = ["KMedoids", "sweep"]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+_REPLACED = 5
+"""Medoids, those missed least, for which another point is looked for."""
+_SWAPS = 2
+"""Swaps for each k; the next k begins with what they came to."""
 _LOWER = 1e-6
 """By what share the sum of distances has to fall for another round."""
 
@@ -63,8 +68,9 @@ def sweep(distances: Floats, ks: Sequence[int]) -> Iterator[KMedoids]:
         while len(state.medoids) < k:
             state.add()
         state.recentre()
-        while state.swap():
-            pass
+        for _ in range(_SWAPS):
+            if not state.swap():
+                break
         yield state.clusters()
 
 
@@ -110,20 +116,36 @@ class _State:
                 return
 
     def swap(self) -> bool:
-        """Put the best addition in the place of the medoid missed least, if the sum then falls."""
-        medoids = np.append(self.medoids, self._best_addition())
-        to_medoids = self._distances[medoids]
-        nearest, second = np.partition(to_medoids, 1, axis=0)[:2]
-        # A point whose medoid goes has the second nearest left.
-        lost = np.bincount(to_medoids.argmin(axis=0), second - nearest, minlength=len(medoids))
-        missed_least = int(lost[:-1].argmin())
-        after = nearest.sum(dtype=np.float64) + lost[missed_least]
-        if after >= self._objective() * (1 - _LOWER):
+        """Put another point in the place of one of the medoids missed least, if the sum falls.
+
+        For each of these it is the swap of PAM: of all points the one that lowers the sum most.
+        """
+        if len(self.medoids) == 1:
             return False
-        medoids[missed_least] = medoids[-1]
-        self._move(medoids[:-1])
+        nearest, second = np.partition(self._distances[self.medoids], 1, axis=0)[:2]
+        # A point whose medoid goes has the second nearest left.
+        lost = np.bincount(self._labels, second - nearest, minlength=len(self.medoids))
+        best = (-_LOWER * self._objective(), -1, -1)
+        for medoid in np.argsort(lost)[:_REPLACED].tolist():
+            members = np.flatnonzero(self._labels == medoid)
+            gains = self._gains + self._gained(members, nearest[members], second[members])
+            gains[self.medoids] = -np.inf
+            point = int(gains.argmax())
+            best = min(best, (float(lost[medoid] - gains[point]), medoid, point))
+        _, medoid, point = best
+        if medoid < 0:
+            return False
+        before, medoids = self._objective(), self.medoids
+        swapped = medoids.copy()
+        swapped[medoid] = point
+        self._move(swapped)
         self.recentre()
-        return True
+        if self._objective() < before * (1 - _LOWER):
+            return True
+        # The gains are rounded, and promised what is not so.
+        self._move(medoids)
+        self._relabel()
+        return False
 
     def clusters(self) -> KMedoids:
         """What has been found."""
@@ -141,15 +163,19 @@ class _State:
         """Take other medoids; brings `nearest` and `gains` up to date."""
         nearest = self._distances[medoids].min(axis=0)
         changed = np.flatnonzero(nearest != self._nearest)
-        before, after = self._nearest[changed], nearest[changed]
+        self._gains += self._gained(changed, self._nearest[changed], nearest[changed])
+        self.medoids, self._nearest = medoids, nearest
+
+    def _gained(self, points: Ints, before: Floats, after: Floats) -> Floats:
+        """By how much all gains rise when points have other distances to their medoids."""
         # What max(after - row, 0) - max(before - row, 0) comes to.
         low, high = np.minimum(before, after), np.maximum(before, after)
-        rows = self._distances[changed]
+        rows = self._distances[points]
         np.minimum(rows, high[:, None], out=rows)
         np.maximum(rows, low[:, None], out=rows)
         rising = np.sign(after - before)
-        self._gains += rising @ high - rising @ rows
-        self.medoids, self._nearest = medoids, nearest
+        gained: Floats = rising @ high - rising @ rows
+        return gained
 
     def _relabel(self) -> None:
         """Let points join their nearest medoid; brings `sums` up to date."""
