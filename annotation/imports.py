@@ -9,19 +9,16 @@ it has is used) and a column `background`; `decision`, `annotator`, `round`, `re
 
 from __future__ import annotations
 
-import csv
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from annotation.labels import refuse_doubled, settle_labels
 from annotation.parameters import ImportParameters
-from annotation.spreadsheet import unguarded
+from annotation.photo_rows import PhotoRows, photo_lookup, read_photo_rows
 from manifests.errors import CapError, UnknownNameError
 from manifests.schema import ANNOTATIONS
 from manifests.tables import count_by, from_rows, table_digest
@@ -34,59 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["import_tags", "read_tags", "tags_to_annotations"]
 
-_IDENTITIES = ("photo_id", "path", "sha256")
 _REASONS = ("label_noise", "feature_noise", "ambiguity", "clarity")
-_FOLDER = "folder:"
 
 
-@dataclass(frozen=True)
-class Tags:
-    """The rows of a tags file as text, each with the line it stands on."""
-
-    name: str
-    rows: tuple[tuple[int, dict[str, str]], ...]
-
-    @property
-    def identity(self) -> str:
-        """The column that names the photo."""
-        return next(name for name in _IDENTITIES if name in self.rows[0][1])
-
-
-def _read_text(path: Path, delimiter: str) -> list[tuple[int, dict[str, str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle, delimiter=delimiter, restval="")
-            rows = []
-            for row in reader:
-                if None in row:
-                    msg = f"{path.name}, line {reader.line_num}: more cells than the header has"
-                    raise CapError(msg)
-                rows.append((reader.line_num, {k: unguarded(v).strip() for k, v in row.items()}))
-            return rows
-    except (UnicodeDecodeError, csv.Error) as error:
-        msg = f"{path.name} is no text table in UTF-8 ({error})"
-        raise CapError(msg) from error
-
-
-def _read_parquet(path: Path) -> list[tuple[int, dict[str, str]]]:
-    try:
-        rows = pq.read_table(path, partitioning=None).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        msg = f"{path.name} is not a whole Parquet file"
-        raise CapError(msg) from error
-    return [
-        (number, {key: _cell(value) for key, value in row.items()})
-        for number, row in enumerate(rows, start=1)
-    ]
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return "|".join(map(str, value)) if isinstance(value, list) else str(value).strip()
-
-
-def read_tags(path: Path) -> Tags:
+def read_tags(path: Path) -> PhotoRows:
     """The rows of a tags file.
 
     Raises
@@ -94,40 +42,7 @@ def read_tags(path: Path) -> Tags:
     CapError
         If it cannot be read, is empty, or lacks a column that names the photo or the background.
     """
-    if not path.is_file():
-        msg = f"there is no tags file {path}"
-        raise CapError(msg)
-    if path.suffix == ".parquet":
-        rows = _read_parquet(path)
-    elif path.suffix in {".tsv", ".csv", ".txt"}:
-        rows = _read_text(path, "," if path.suffix == ".csv" else "\t")
-    else:
-        msg = f"{path.name}: tags are read from .csv, .tsv and .parquet files"
-        raise CapError(msg)
-    if not rows:
-        msg = f"{path.name} has no rows"
-        raise CapError(msg)
-    columns = rows[0][1]
-    if "background" not in columns or not any(name in columns for name in _IDENTITIES):
-        msg = f"{path.name} needs a column 'background' and one of {', '.join(_IDENTITIES)}"
-        raise CapError(msg)
-    return Tags(path.name, tuple(rows))
-
-
-def _photo_lookup(photos: pa.Table, identity: str) -> dict[str, list[str]]:
-    """photo_ids by what a file may call them; one digest may stand for several photos."""
-    ids = photos["photo_id"].to_pylist()
-    lookup: dict[str, list[str]] = {}
-    if identity == "path":
-        stored = zip(ids, photos["path"].to_pylist(), strict=True)
-        for photo_id, path in stored:
-            for name in {path, photo_id.removeprefix(_FOLDER)} - {None, photo_id}:
-                lookup.setdefault(name, []).append(photo_id)
-        return lookup
-    for photo_id, name in zip(ids, photos[identity].to_pylist(), strict=True):
-        if name is not None:
-            lookup.setdefault(name, []).append(photo_id)
-    return lookup
+    return read_photo_rows(path, "tags", ("background",))
 
 
 def _answer(row: Mapping[str, str]) -> dict[str, Any]:
@@ -160,7 +75,7 @@ def _answer(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def tags_to_annotations(
-    tags: Tags, photos: pa.Table, annotator: str, created_at: datetime.datetime
+    tags: PhotoRows, photos: pa.Table, annotator: str, created_at: datetime.datetime
 ) -> tuple[pa.Table, list[str]]:
     """Annotations from a file's rows, and what the file says of photos that are not there.
 
@@ -181,7 +96,7 @@ def tags_to_annotations(
         If a background, decision, round or reason is unknown (the line is named), or one annotator
         says two different things of one photo.
     """
-    lookup = _photo_lookup(photos, tags.identity)
+    lookup = photo_lookup(photos, tags.identity)
     found: dict[tuple[str, str, str], tuple[dict[str, Any], int]] = {}
     unknown = []
     for line, row in tags.rows:
@@ -217,7 +132,7 @@ def tags_to_annotations(
     return from_rows(rows, ANNOTATIONS.schema), unknown
 
 
-def _check_unknown(unknown: Sequence[str], tags: Tags, *, skip: bool) -> None:
+def _check_unknown(unknown: Sequence[str], tags: PhotoRows, *, skip: bool) -> None:
     if unknown and (not skip or len(unknown) == len(tags.rows)):
         first = ", ".join(repr(name) for name in unknown[:3])
         msg = (
