@@ -15,7 +15,9 @@ import pyarrow as pa
 __all__ = [
     "COMPARISONS",
     "CONFUSING",
+    "DISCOVERIES",
     "IMAGE_TYPE",
+    "REGIONS",
     "RESULTS",
     "SCHEMA_VERSION",
     "TABLES",
@@ -331,6 +333,106 @@ PLAN = TableSchema(
     ),
 )
 
+REGIONS = TableSchema(
+    name="regions",
+    summary=(
+        "Parts of the photos that a run has scored, and what its model makes of each; written by "
+        "`cap discover`, one file per run."
+    ),
+    key=("photo_id", "region"),
+    schema=pa.schema(
+        [
+            _PHOTO_ID,
+            _required("region", pa.int32(), "number of the region within the photo, from 0"),
+            _STATUS,
+            _ERROR,
+            *(
+                _column(side, pa.int32(), f"{side} edge in pixels of the upright photo")
+                for side in ("left", "top", "right", "bottom")
+            ),
+            _column(
+                "probability",
+                pa.float32(),
+                "that the region shows what the model calls the whole photo: softmax of its scores",
+            ),
+            _column(
+                "embedding", pa.list_(pa.float16()), "embedding of unit length (fixed-size list)"
+            ),
+        ]
+    ),
+    choices={"status": ("ok", "failed")},
+)
+
+_COMPARED = pa.struct(
+    [
+        pa.field("class_index", pa.int32()),
+        pa.field("class_name", pa.string()),
+        pa.field("photos_in", pa.int32()),
+        pa.field("photos_out", pa.int32()),
+        pa.field("accuracy_in", pa.float64()),
+        pa.field("accuracy_out", pa.float64()),
+        pa.field("gap", pa.float64()),
+    ]
+)
+
+_MEMBER = pa.struct(
+    [
+        pa.field("photo_id", pa.string()),
+        pa.field("region", pa.int32()),
+        pa.field("similarity", pa.float32()),
+    ]
+)
+
+DISCOVERIES = TableSchema(
+    name="discoveries",
+    summary=(
+        "Clusters of regions, and whether the run's model leans on them; written by "
+        "`cap discover`, one file per run."
+    ),
+    key=("cluster",),
+    schema=pa.schema(
+        [
+            _required("cluster", pa.int32(), "number of the cluster, from 0"),
+            _column("rank", pa.int32(), "1 is the largest gap of those kept; null: not kept"),
+            _column("reason", pa.string(), "why it is not kept, in words; null when kept"),
+            _column("class_index", pa.int32(), "class that the model has tied it to"),
+            _column("class_name", pa.string(), "name of that class"),
+            _column(
+                "difference",
+                pa.float64(),
+                "accuracy on that class's photos with the cluster minus those without",
+            ),
+            _required(
+                "gap", pa.float64(), "sum over classes of the absolute gap, weighted (RaVL's G_c)"
+            ),
+            _required("gap_ci_low", pa.float64(), "lower end of its 95 % interval"),
+            _required("gap_ci_high", pa.float64(), "upper end of its 95 % interval"),
+            _column(
+                "influence",
+                pa.float64(),
+                "share of the errors where it hurts that one of its regions decides (RaVL's H_c), "
+                "of the class with the largest; null where there is no such error",
+            ),
+            _required("p_value", pa.float64(), "of no dependence of the model's being right on it"),
+            _required("q_value", pa.float64(), "p_value corrected for the number of clusters"),
+            _required("regions", pa.int32(), "regions in it"),
+            _required("photos", pa.int32(), "photos with at least one of them"),
+            _required("embedding", pa.list_(pa.float32()), "embedding of its middle, the medoid"),
+            _required(
+                "classes",
+                pa.list_(_COMPARED),
+                "for each class the photos with and without it, the accuracy on both, and their "
+                "weighted difference (RaVL's G_c^y); null where there are none",
+            ),
+            _required(
+                "members",
+                pa.list_(_MEMBER),
+                "its regions and their cosine to the medoid, which comes first",
+            ),
+        ]
+    ),
+)
+
 _SPLIT_FIELDS = [
     _PHOTO_ID,
     _CLASS_INDEX,
@@ -495,6 +597,8 @@ TABLES: dict[str, TableSchema] = {
         GROUPS,
         PAIRS,
         PLAN,
+        REGIONS,
+        DISCOVERIES,
         SPLIT,
         RELEASE,
         CONFUSING,
@@ -502,7 +606,7 @@ TABLES: dict[str, TableSchema] = {
         COMPARISONS,
     )
 }
-"""Every table by name; the scoring runs share `predictions`."""
+"""Every table by name; the scoring runs share `predictions`, `regions` and `discoveries`."""
 
 
 def table_schema(name: str) -> TableSchema:

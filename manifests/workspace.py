@@ -59,6 +59,8 @@ _WRITERS = {
     "pairs": "cap split",
     "split": "cap split",
     "plan": "cap split --plan",
+    "regions": "cap discover",
+    "discoveries": "cap discover",
 }
 
 _PARTS_AT_MOST = 200
@@ -427,9 +429,9 @@ class Workspace:
         """sha256 of a table's rows, without columns of time."""
         return table_digest(self.read(table))
 
-    def runs(self) -> tuple[str, ...]:
-        """Names of the scoring runs, sorted."""
-        folder = self.root / "manifests" / "predictions"
+    def runs(self, table: str = "predictions") -> tuple[str, ...]:
+        """Names of the scoring runs that have a table of this kind, sorted."""
+        folder = self.root / "manifests" / table
         return tuple(sorted(path.stem for path in folder.glob("*.parquet")))
 
     def begin(self, job: Job) -> Run:

@@ -33,6 +33,7 @@ from pipeline.options import build, defaults_from, stage_options
 from pipeline.parameters import (
     CollectParameters,
     DedupParameters,
+    DiscoverParameters,
     EvaluateParameters,
     ExportReleaseParameters,
     ReleaseParameters,
@@ -347,6 +348,14 @@ def export(session: Session, /, as_json: bool, **values: Any) -> None:
 
         outcome = export_photos(build(ExportReleaseParameters, values), session.progress())
     _tell(outcome, as_json)
+
+
+@_stage_command(cap, "discover", DiscoverParameters)
+def discover() -> Stage:
+    """Find what a model leans on in regions of the photos, without annotators."""
+    from pipeline.discover import discover
+
+    return discover
 
 
 @_stage_command(cap, "report", ReportParameters)

@@ -13,6 +13,7 @@ from manifests.parameters import option
 __all__ = [
     "CollectParameters",
     "DedupParameters",
+    "DiscoverParameters",
     "EvaluateParameters",
     "ExportReleaseParameters",
     "ReleaseParameters",
@@ -292,3 +293,51 @@ class EvaluateParameters:
         kind="path",
         metavar="DIR",
     )
+
+
+@dataclass(frozen=True)
+class DiscoverParameters:
+    """Parameters of `cap discover`."""
+
+    model: str | None = option(
+        None,
+        "model whose errors are explained, as given to `cap score`, or the name of a run "
+        "[default: the only run]",
+        kind="model",
+        metavar="SPEC",
+    )
+    grid: int = option(
+        2, "regions are a grid of N rows and columns over what the model sees", metavar="N"
+    )
+    boxes: str | None = option(
+        None,
+        "file of regions instead: photo_id, path or sha256, and left, top, right, bottom in pixels",
+        kind="path",
+        metavar="FILE",
+    )
+    embed: str = option(
+        "crop",
+        "cut regions out and encode each, or pool them over the feature map of one pass",
+        choices=("crop", "pool"),
+    )
+    clusters: str | None = option(
+        None,
+        "numbers of clusters to try, as FIRST-LAST [default: 2 to 5 times the classes]",
+        metavar="K-K",
+    )
+    min_influence: float = option(
+        0.25, "share of the errors where it hurts that a cluster must decide", metavar="FRACTION"
+    )
+    two_sided: bool = option(True, "keep only clusters that help one class and hurt another")
+    exact_up_to: int = option(
+        10_000, "regions that are all compared with each other; of more, so many", metavar="N"
+    )
+    draws: int = option(10_000, "permutations behind each p-value", metavar="N")
+    resamples: int = option(1000, "bootstrap resamples behind the intervals", metavar="N")
+    seed: int = option(0, "seed of all that is drawn", metavar="N")
+    batch_size: int = option(64, "photos or regions per forward pass", metavar="N")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best there is")
+    precision: str = option(
+        "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
+    )
+    workers: int | None = option(None, "processes that decode [default: by cores]", metavar="N")

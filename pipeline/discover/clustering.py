@@ -61,14 +61,12 @@ class Clustering:
     drawn: int
 
 
-def k_range(labels: int, regions: int, *, inclusive: bool = False) -> range:
-    """The numbers of clusters that RaVL tries: 2 |Y| to 5 |Y|, but fewer than regions.
+def k_range(labels: int, regions: int) -> range:
+    """The numbers of clusters that RaVL tries: from 2 |Y| to below 5 |Y|, but fewer than regions.
 
-    The authors' code leaves out the last, 5 |Y|; their paper, by a later re-implementation of it,
-    does not.
+    So in the authors' code; their paper, by a later re-implementation of it, includes 5 |Y|.
     """
-    end = 5 * labels + inclusive
-    return range(2 * labels, min(end, regions))
+    return range(2 * labels, min(5 * labels, regions))
 
 
 def cosine_distances(embeddings: Floats) -> Floats:
@@ -115,6 +113,9 @@ def cluster(
         return None
     chosen = drawn[best]
     clusters, similarity = assign(embeddings, embeddings[chosen])
+    # Of medoids at the same place, the first has all regions.
+    used, clusters = np.unique(clusters, return_inverse=True)
+    chosen = chosen[used]
     return Clustering(chosen, clusters, similarity, best_silhouette, tuple(tried), len(drawn))
 
 

@@ -25,6 +25,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from manifests.errors import CapError
 from manifests.tables import replacing
+from pipeline.models.boxes import Box, centred
 from pipeline.models.network import (
     casting,
     choose_device,
@@ -32,6 +33,7 @@ from pipeline.models.network import (
     downloading,
     read_checkpoint,
 )
+from pipeline.models.pooling import pooled_features
 from pipeline.models.registry import (
     ModelOptions,
     ModelSpec,
@@ -75,6 +77,7 @@ class OpenClipModel:
         self._precision = str(description["precision"])
         self._head = torch.from_numpy(head).to(self._device)
         config = PreprocessCfg(**network.visual.preprocess_cfg)
+        self._size, self._resize_mode = config.size, config.resize_mode
         self._transform = image_transform_v2(config, is_train=False)
 
     @property
@@ -93,6 +96,27 @@ class OpenClipModel:
         """Cosines (photos, labels) and image embeddings of unit length (photos, d)."""
         with torch.inference_mode(), casting(self._device, self._precision):
             features = self._network.encode_image(batch.to(self._device, non_blocking=True))
+        return self._scored(features)
+
+    def frame(self, width: int, height: int) -> Box:
+        """The middle of a photo, all of it, or more than it, as the resize mode says."""
+        rows, columns = (self._size, self._size) if isinstance(self._size, int) else self._size
+        if self._resize_mode == "squash":
+            return Box(0, 0, width, height)
+        choose = max if self._resize_mode == "longest" else min
+        pixels = choose(width / columns, height / rows)
+        return centred((width, height), (columns * pixels, rows * pixels))
+
+    def score_regions(
+        self, batch: torch.Tensor, boxes: Sequence[Sequence[Box]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As `score`, of parts of photos, in shares of their frames."""
+        with torch.inference_mode(), casting(self._device, self._precision):
+            images = batch.to(self._device, non_blocking=True)
+            features = pooled_features(self._network.visual, images, boxes)
+        return self._scored(features)
+
+    def _scored(self, features: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         with torch.inference_mode():
             features = torch.nn.functional.normalize(features.float(), dim=-1)
             scores = features @ self._head.T

@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from manifests.vocabulary import LabelSpace
+    from pipeline.models.boxes import Box
 
 __all__ = [
     "FAMILIES",
@@ -156,6 +157,29 @@ class Model(Protocol):
 
     def score(self, batch: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Scores (photos, labels) and embeddings of unit length (photos, d), both float32."""
+        ...
+
+    def frame(self, width: int, height: int) -> Box:
+        """What `preprocess` lets the model see of a photo of this size, in its pixels."""
+        ...
+
+    def score_regions(
+        self, batch: torch.Tensor, boxes: Sequence[Sequence[Box]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """As `score`, of parts of photos, pooled over the feature map of one pass.
+
+        Parameters
+        ----------
+        batch
+            As for `score`.
+        boxes
+            The parts of each photo, in shares of its frame.
+
+        Raises
+        ------
+        CapError
+            If it is not known how the network pools.
+        """
         ...
 
 

@@ -16,6 +16,7 @@ from timm.data.transforms_factory import create_transform
 
 from manifests.errors import CapError
 from manifests.vocabulary import label_space
+from pipeline.models.boxes import Box, centred
 from pipeline.models.network import (
     casting,
     choose_device,
@@ -32,7 +33,7 @@ from pipeline.models.registry import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from PIL import Image
 
@@ -58,7 +59,8 @@ class TimmModel:
         self._network = network
         self._device = torch.device(description["device"])
         self._precision = str(description["precision"])
-        self._transform = create_transform(**resolve_model_data_config(network), is_training=False)
+        self._data = resolve_model_data_config(network)
+        self._transform = create_transform(**self._data, is_training=False)
 
     @property
     def preprocess(self) -> Callable[[Image.Image], torch.Tensor]:
@@ -75,6 +77,24 @@ class TimmModel:
         with torch.inference_mode():
             features = torch.nn.functional.normalize(pooled.float(), dim=-1)
         return logits.float().cpu().numpy(), features.cpu().numpy()
+
+    def frame(self, width: int, height: int) -> Box:
+        """A share of the middle of a photo, as timm's crop mode says."""
+        rows, columns = self._data["input_size"][-2:]
+        share, mode = self._data["crop_pct"], self._data.get("crop_mode") or "center"
+        if mode == "squash":
+            return centred((width, height), (share * width, share * height))
+        choose = max if mode == "border" else min
+        pixels = share * choose(width / columns, height / rows)
+        return centred((width, height), (columns * pixels, rows * pixels))
+
+    def score_regions(
+        self, batch: torch.Tensor, boxes: Sequence[Sequence[Box]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Not known for timm's many architectures."""
+        del batch, boxes
+        msg = f"regions are pooled in open_clip's models, not in {self.name}; use --embed crop"
+        raise CapError(msg)
 
 
 def match_tensors(
