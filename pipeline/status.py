@@ -18,9 +18,14 @@ __all__ = ["failures", "render", "status"]
 _TABLES = ("photos", "duplicates", "annotations", "labels", "plan", "groups", "pairs", "split")
 
 
+def _of_runs(workspace: Workspace, *kinds: str) -> list[str]:
+    """Names of the tables that there is one of for each run."""
+    return [f"{kind}/{run}" for kind in kinds for run in workspace.runs(kind)]
+
+
 def failures(workspace: Workspace) -> list[dict[str, str]]:
     """Every failed row: its table, photo_id and reason."""
-    tables = ["photos", "duplicates", *(f"predictions/{run}" for run in workspace.runs())]
+    tables = ["photos", "duplicates", *_of_runs(workspace, "predictions", "regions")]
     found = []
     for name in tables:
         if workspace.has(name):
@@ -35,7 +40,7 @@ def failures(workspace: Workspace) -> list[dict[str, str]]:
 
 def _tables(workspace: Workspace) -> list[dict[str, Any]]:
     rows = []
-    for name in (*_TABLES, *(f"predictions/{run}" for run in workspace.runs())):
+    for name in (*_TABLES, *_of_runs(workspace, "predictions", "regions", "discoveries")):
         state = workspace.state(name)
         if state == "missing" and name != "photos":
             continue

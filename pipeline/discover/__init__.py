@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["discover"]
 
+_SURE = 0.05
+"""Share of false clusters to expect among those that the summary counts as sure."""
+
 
 def discover(workspace: Workspace, parameters: DiscoverParameters, progress: Progress) -> Outcome:
     """Look at regions, cluster them, and tell which clusters the model leans on."""
@@ -108,7 +111,11 @@ def _outcome(workspace: Workspace, photos: ScoredPhotos, *, fresh: bool) -> Outc
     kept = sorted((row for row in rows if row["rank"] is not None), key=lambda row: row["rank"])
     clusters = f"{len(rows)} clusters of {looked_at} regions"
     if kept:
-        text = f"the model leans on {len(kept)} of {clusters}; most on {_told(kept[0])}"
+        sure = sum(row["q_value"] <= _SURE for row in kept)
+        text = (
+            f"the model leans on {len(kept)} of {clusters}, {sure} of them with q of at most "
+            f"{_SURE}; most on {_told(kept[0])}"
+        )
     elif not rows:
         text = f"nothing found: {looked_at} regions do not fall into clusters"
     else:

@@ -149,9 +149,9 @@ def find(regions: Regions, bar: Bar, search: Search) -> Findings | None:
     CapError
         If an embedding has no direction.
     """
-    ks = search.clusters
-    if ks is None:
-        ks = k_range(regions.labels, len(regions.image))
+    count = len(regions.image)
+    ks = k_range(regions.labels, count) if search.clusters is None else search.clusters
+    ks = [k for k in ks if k < min(count, search.exact_up_to)]
     clustering = cluster(
         _unit(regions.embeddings), ks, exact_up_to=search.exact_up_to, seed=search.seed
     )

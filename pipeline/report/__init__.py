@@ -31,6 +31,7 @@ from pipeline.report.classes import (
     members,
 )
 from pipeline.report.collection import collection, copies, people
+from pipeline.report.discoveries import Discoveries, discoveries
 from pipeline.report.page import Facts, render
 from pipeline.report.robustness import standing
 from pipeline.report.strips import Strip, plan_strips, shot, strip
@@ -162,6 +163,22 @@ class _Tables:
         rows = scored.select(["photo_id", "correct", "predicted_name"]).to_pylist()
         return {row["photo_id"]: row for row in rows}
 
+    @property
+    def _discovered(self) -> tuple[str, ...]:
+        """Tables of `cap discover` on the run, where both are there."""
+        names = (f"discoveries/{self.run}", f"regions/{self.run}")
+        return names if all(self.workspace.has(name) for name in names) else ()
+
+    def discoveries(
+        self, photos: Mapping[str, Row], predictions: Mapping[str, Row], *, shown: bool
+    ) -> Discoveries | None:
+        """What `cap discover` found of the run, if it was asked."""
+        if not self._discovered:
+            return None
+        found, regions = (self.workspace.read(name) for name in self._discovered)
+        store = self.workspace.photos if shown else None
+        return discoveries(found, regions, photos, predictions, store)
+
     def agreement(self) -> Mapping[str, Any] | None:
         """What `cap annotate agreement` found, if it was asked."""
         if not self._agreement_file.is_file():
@@ -197,6 +214,7 @@ class _Tables:
         names = [
             *(t for t in _TABLES if workspace.has(t)),
             *(f"predictions/{r}" for r in self.runs),
+            *self._discovered,
         ]
         files = (self._agreement_file, self._results_file)
         made_from = {
@@ -257,6 +275,7 @@ def _facts(tables: _Tables, mark: str, photos_per_group: int, progress: Progress
         heat=heat_map(tables.run, tables.groups) if tables.groups and tables.run else None,
         accuracies=accuracies,
         models=standing(accuracies, tables.results(), tables.workspace.label_space.name),
+        discoveries=tables.discoveries(rows, own, shown=bool(photos_per_group)),
         has_fresh=any(side.fresh is not None for c in classes for side in c.sides),
     )
 

@@ -16,6 +16,7 @@ from manifests.metrics import SplitAccuracy
 from manifests.vocabulary import licenses, sharing_licenses
 from pipeline.report.classes import ClassFacts, HeatMap
 from pipeline.report.collection import FATES, Collection, Copies, People
+from pipeline.report.discoveries import Discoveries
 from pipeline.report.plots import (
     accuracy_plot,
     drop_plot,
@@ -62,6 +63,8 @@ class Facts:
         Accuracy on the split by run, this run's first.
     models
         This workspace's models beside the paper's.
+    discoveries
+        What the run's model leans on in regions of the photos; None where nobody has looked.
     has_fresh
         Whether some photos were kept apart from the choice of the pairs.
     """
@@ -83,6 +86,7 @@ class Facts:
     heat: HeatMap | None
     accuracies: Mapping[str, SplitAccuracy]
     models: Standing
+    discoveries: Discoveries | None
     has_fresh: bool
 
     @property
@@ -90,7 +94,7 @@ class Facts:
         """Every photo on the page."""
         copies = [shot for first, second, _ in self.pairs_of_copies for shot in (first, second)]
         strips = [s for pair in self.strips.values() for strip in pair for s in strip.shots]
-        return (*strips, *copies)
+        return (*strips, *copies, *(self.discoveries.shots if self.discoveries else ()))
 
     @property
     def shareable(self) -> bool:
