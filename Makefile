@@ -49,7 +49,7 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat --editable '.[bench]'
 	for script in startup hashing search scoring download open_data agreement label_studio \
-	  inference split_scale loading; do \
+	  inference split_scale loading discovery; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 

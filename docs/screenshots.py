@@ -58,26 +58,28 @@ def take(page: Page, name: str, clip: FloatRect | None = None) -> None:
         image.convert("RGB").quantize(COLOURS).save(file, optimize=True)
 
 
-def take_report(browser: Browser, demo: Path) -> None:
-    """Save what the demo's report shows of its first class, and its figures."""
+def take_report(browser: Browser, workspace: Path, name: str, section: str) -> None:
+    """Save a section of a workspace's report down to the end of its first article."""
     page = browser.new_page(viewport=SIZE, color_scheme="light")
-    page.goto((demo / "reports" / "report.html").resolve().as_uri())
-    top = page.locator("h2#classes").bounding_box()
-    end = page.locator("article").first.bounding_box()
+    page.goto((workspace / "reports" / "report.html").resolve().as_uri())
+    top = page.locator(f"h2#{section}").bounding_box()
+    end = page.locator(f"section[aria-labelledby={section}] article").first.bounding_box()
     if top is None or end is None:
         message = "the report shows no class; take one of a demo with a shortcut"
         raise click.ClickException(message)
-    page.set_viewport_size({**SIZE, "height": int(end["y"] + end["height"] + MARGIN)})
-    take(
-        page,
-        "report",
-        {
-            "x": 0,
-            "y": top["y"],
-            "width": SIZE["width"],
-            "height": end["y"] + end["height"] + MARGIN - top["y"],
-        },
-    )
+    height = end["y"] + end["height"] + MARGIN
+    page.set_viewport_size({**SIZE, "height": int(height)})
+    clip: FloatRect = {"x": 0, "y": top["y"], "width": SIZE["width"], "height": height - top["y"]}
+    take(page, name, clip)
+
+
+def discovered(demo: Path, folder: Path) -> Path:
+    """A copy of the demo's workspace with what the model leans on in its report."""
+    root = folder / "discovered"
+    shutil.copytree(demo, root)
+    cap(root, "discover", "--embed", "pool")
+    cap(root, "report")
+    return root
 
 
 def walk(page: Page, url: str, owner: Owner, project: int) -> None:
@@ -126,7 +128,9 @@ def main(demo: Path) -> None:
                 executable_path=shutil.which("chromium"), args=["--no-sandbox"]
             )
             walk(browser.new_page(viewport=SIZE), server.url, owner, project.id)
-            take_report(browser, demo)
+            take_report(browser, demo, "report", "classes")
+            found = discovered(demo, Path(folder))
+            take_report(browser, found, "discovery", "discoveries")
             browser.close()
 
 

@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 
 _REPLACED = 5
 """Medoids, those missed least, for which another point is looked for."""
-_SWAPS = 2
+_SWAPS = 4
 """Swaps for each k; the next k begins with what they came to."""
 _LOWER = 1e-6
 """By what share the sum of distances has to fall for another round."""
