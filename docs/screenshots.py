@@ -62,8 +62,12 @@ def take_report(browser: Browser, workspace: Path, name: str, section: str) -> N
     """Save a section of a workspace's report down to the end of its first article."""
     page = browser.new_page(viewport=SIZE, color_scheme="light")
     page.goto((workspace / "reports" / "report.html").resolve().as_uri())
-    top = page.locator(f"h2#{section}").bounding_box()
-    end = page.locator(f"section[aria-labelledby={section}] article").first.bounding_box()
+    article = page.locator(f"section[aria-labelledby={section}] article").first
+    # Photos further down the page are loaded, and take their place, when they come into view.
+    article.scroll_into_view_if_needed()
+    page.wait_for_load_state("networkidle")
+    page.evaluate("scrollTo(0, 0)")
+    top, end = page.locator(f"h2#{section}").bounding_box(), article.bounding_box()
     if top is None or end is None:
         message = "the report shows no class; take one of a demo with a shortcut"
         raise click.ClickException(message)
