@@ -17,6 +17,7 @@ __all__ = [
     "CONFUSING",
     "DISCOVERIES",
     "IMAGE_TYPE",
+    "MITIGATIONS",
     "REGIONS",
     "RESULTS",
     "SCHEMA_VERSION",
@@ -433,6 +434,33 @@ DISCOVERIES = TableSchema(
     ),
 )
 
+MITIGATIONS = TableSchema(
+    name="mitigations",
+    summary=(
+        "What became of a model while it was fine-tuned, an epoch a row, measured on photos kept "
+        "apart; the last row is the checkpoint in `models/`. Written by `cap mitigate`, one file "
+        "per checkpoint."
+    ),
+    key=("epoch",),
+    schema=pa.schema(
+        [
+            _required("epoch", pa.int32(), "0 is the model as it was"),
+            _column("loss", pa.float64(), "mean loss of the epoch's steps; null where none was"),
+            _column("contrast", pa.float64(), "of it, the loss of photos and captions (L_CL)"),
+            _column("regions", pa.float64(), "from regions to labels (L_R)"),
+            _column("labels", pa.float64(), "from labels to regions (L_A)"),
+            _column("classes", pa.float64(), "cross-entropy of the classes"),
+            _required("trained_on", pa.int32(), "photos that it learns from"),
+            _required("photos", pa.int32(), "photos kept apart"),
+            _required("accuracy", pa.float64(), "of these photos"),
+            _column("worst_accuracy", pa.float64(), "of the group where it is lowest"),
+            _column("worst_class", pa.string(), "class of that group"),
+            _column("worst_has", pa.bool_(), "whether photos of that group have the cluster"),
+            _column("worst_photos", pa.int32(), "photos of that group; null where all are small"),
+        ]
+    ),
+)
+
 _SPLIT_FIELDS = [
     _PHOTO_ID,
     _CLASS_INDEX,
@@ -599,6 +627,7 @@ TABLES: dict[str, TableSchema] = {
         PLAN,
         REGIONS,
         DISCOVERIES,
+        MITIGATIONS,
         SPLIT,
         RELEASE,
         CONFUSING,

@@ -61,6 +61,7 @@ _WRITERS = {
     "plan": "cap split --plan",
     "regions": "cap discover",
     "discoveries": "cap discover",
+    "mitigations": "cap mitigate",
 }
 
 _PARTS_AT_MOST = 200

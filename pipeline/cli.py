@@ -36,6 +36,7 @@ from pipeline.parameters import (
     DiscoverParameters,
     EvaluateParameters,
     ExportReleaseParameters,
+    MitigateParameters,
     ReleaseParameters,
     ReportParameters,
     ScoreParameters,
@@ -356,6 +357,14 @@ def discover() -> Stage:
     from pipeline.discover import discover
 
     return discover
+
+
+@_stage_command(cap, "mitigate", MitigateParameters)
+def mitigate() -> Stage:
+    """Fine-tune a model so that it leans less on what was discovered."""
+    from pipeline.mitigate import mitigate
+
+    return mitigate
 
 
 @_stage_command(cap, "report", ReportParameters)

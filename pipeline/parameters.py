@@ -16,6 +16,7 @@ __all__ = [
     "DiscoverParameters",
     "EvaluateParameters",
     "ExportReleaseParameters",
+    "MitigateParameters",
     "ReleaseParameters",
     "ReportParameters",
     "ScoreParameters",
@@ -336,6 +337,75 @@ class DiscoverParameters:
     resamples: int = option(1000, "bootstrap resamples behind the intervals", metavar="N")
     seed: int = option(0, "seed of all that is drawn", metavar="N")
     batch_size: int = option(64, "photos or regions per forward pass", metavar="N")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best there is")
+    precision: str = option(
+        "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
+    )
+    workers: int | None = option(None, "processes that decode [default: by cores]", metavar="N")
+
+
+@dataclass(frozen=True)
+class MitigateParameters:
+    """Parameters of `cap mitigate`."""
+
+    model: str | None = option(
+        None,
+        "model to fine-tune, as given to `cap score`, or the name of a run [default: the only run]",
+        kind="model",
+        metavar="SPEC",
+    )
+    discovery: tuple[str, ...] = option(
+        (),
+        "numbers of the clusters that are spurious [default: the one of rank 1]",
+        kind="list",
+        metavar="ID,ID",
+    )
+    method: str = option(
+        "region-aware",
+        "RaVL's losses, or a baseline",
+        choices=("region-aware", "finetune", "upsample", "erm", "gdro"),
+    )
+    interpolate: float = option(
+        1.0, "share of the fine-tuned weights beside the original ones", metavar="FRACTION"
+    )
+    epochs: int = option(5, "times that each photo is seen", metavar="N")
+    batch_size: int = option(64, "photos of a step, with all their regions", metavar="N")
+    learning_rate: float = option(1e-5, "of AdamW; it falls to 0 along a cosine", metavar="LR")
+    weight_decay: float = option(0.2, "of AdamW", metavar="N")
+    contrast: str = option(
+        "clip",
+        "loss of photos and captions: CLIP's, or over classes, where those of one do not repel",
+        choices=("clip", "class"),
+    )
+    loss_weight: float = option(
+        0.8, "share of that loss beside the region-aware ones", metavar="FRACTION"
+    )
+    temperature: float = option(0.07, "of the region-aware losses", metavar="T")
+    candidates: str = option(
+        "distinct",
+        "labels of a batch that compete: each once, or one for each photo",
+        choices=("distinct", "multiset"),
+    )
+    reduction: str = option(
+        "mean", "how the photos' losses are put together", choices=("mean", "sum")
+    )
+    all_spurious: str = option(
+        "skip",
+        "photos without other regions have no loss, or keep these as relevant",
+        choices=("skip", "relevant"),
+    )
+    spurious_gradient: bool = option(True, "push spurious regions away from labels")
+    assign: str = option(
+        "once",
+        "regions are spurious by the model as it was, or by the medoid nearest at each step",
+        choices=("once", "live"),
+    )
+    held_out: float = option(
+        0.3,
+        "share of the photographers whose photos are kept apart, where no split has test photos",
+        metavar="FRACTION",
+    )
+    seed: int = option(0, "seed of the order, and of what is kept apart", metavar="N")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best there is")
     precision: str = option(
         "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")

@@ -1,4 +1,4 @@
-"""Which scoring run a person means by a model's SPEC or a run's name."""
+"""Which scoring run a person means by a model's SPEC or a run's name, and the run's model."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from manifests.errors import CapError
 
 if TYPE_CHECKING:
-    from manifests.workspace import Workspace
+    from manifests.workspace import Receipt, Workspace
+    from pipeline.models import Model
 
-__all__ = ["run_for"]
+__all__ = ["load_scorer", "run_for", "scorer", "spec_of"]
 
 
 def run_for(workspace: Workspace, model: str | None) -> str:
@@ -48,3 +49,65 @@ def run_for(workspace: Workspace, model: str | None) -> str:
 def _suggests(workspace: Workspace, run: str) -> bool:
     receipt = workspace.receipt(f"predictions/{run}")
     return bool(receipt and receipt.model and receipt.model["label_space"] == "backgrounds")
+
+
+def scorer(workspace: Workspace, run: str) -> Receipt:
+    """The receipt of a run, which says what model it was.
+
+    Raises
+    ------
+    CapError
+        If it has none.
+    """
+    receipt = workspace.receipt(f"predictions/{run}")
+    if receipt is None or receipt.model is None:
+        msg = (
+            f"predictions/{run} was put there by other means, so that its model is not known; "
+            "score the photos with `cap score --model SPEC`"
+        )
+        raise CapError(msg)
+    return receipt
+
+
+def spec_of(receipt: Receipt, named: str | None) -> str:
+    """The SPEC of a run's model: the one that a person named, else that which the run was given."""
+    run = receipt.table.removeprefix("predictions/")
+    return str(receipt.parameters["model"]) if named is None or named == run else named
+
+
+def load_scorer(
+    workspace: Workspace, receipt: Receipt, named: str | None, *, device: str, precision: str
+) -> Model:
+    """The model of a run, over the label space and with the prompts of the run.
+
+    Parameters
+    ----------
+    workspace
+        Where the run lies.
+    receipt
+        The run's, as `scorer` gives it.
+    named
+        The SPEC, or the run's name, that a person gave, if any.
+    device, precision
+        As in `ModelOptions`.
+
+    Raises
+    ------
+    CapError
+        If it cannot be loaded, or is no longer what it was.
+    """
+    from pipeline.models import ModelOptions, ModelSpec, load_model
+
+    text = spec_of(receipt, named)
+    options = ModelOptions(
+        device=device,
+        precision=precision,
+        prompts=receipt.parameters["prompts"],
+        cache_dir=workspace.cache / "text",
+    )
+    model = load_model(ModelSpec.parse(text), workspace.label_space, options)
+    if model.digest != receipt.parameters["digest"]:
+        run = receipt.table.removeprefix("predictions/")
+        msg = f"{text} is no longer the model that made {run}; run `cap score --model {text}` again"
+        raise CapError(msg)
+    return model

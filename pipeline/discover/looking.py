@@ -16,7 +16,8 @@ from manifests.schema import REGIONS
 from manifests.tables import from_rows
 from manifests.workspace import Job
 from pipeline.discover.regions import Boxes, boxes_from, grid_boxes, read_boxes
-from pipeline.discover.scored import ScoredPhotos, load_scorer, scorer
+from pipeline.discover.scored import ScoredPhotos
+from pipeline.runs import load_scorer, scorer
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
@@ -63,7 +64,13 @@ def look(
     run = workspace.begin(job)
     if run.fresh:
         return True
-    model = load_scorer(workspace, receipt, parameters)
+    model = load_scorer(
+        workspace,
+        receipt,
+        parameters.model,
+        device=parameters.device,
+        precision=parameters.precision,
+    )
     if model.embedding_dim is None:
         msg = f"{model.name} gives no embeddings, so that its regions cannot be clustered"
         raise CapError(msg)

@@ -87,6 +87,11 @@ class OpenClipModel:
         return features
 
     @property
+    def network(self) -> Any:
+        """The open_clip network itself, for those who train it."""
+        return self._network
+
+    @property
     def preprocess(self) -> Callable[[Image.Image], torch.Tensor]:
         """open_clip's own evaluation transform for this model."""
         transform: Callable[[Image.Image], torch.Tensor] = self._transform

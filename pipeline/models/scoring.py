@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from pipeline.models.registry import Model
 
 __all__ = [
+    "Decoded",
     "Photo",
     "PhotoRef",
+    "Prepare",
     "RegionsRef",
     "Scored",
     "ScoredRegions",
+    "decoded",
     "score_photos",
     "score_regions",
 ]
@@ -112,30 +115,38 @@ class ScoredRegions:
 
 
 _Photo = TypeVar("_Photo", bound=Photo)
-_Prepare = Callable[[_Photo, "Image.Image"], torch.Tensor]
+Prepare = Callable[[_Photo, "Image.Image"], torch.Tensor]
 """From a photo and its decoded image to what the model is given of it: (views, 3, H, W)."""
 
 _Item = tuple[torch.Tensor | None, str | None]
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Decoded photos: a tensor of the good ones, (views, 3, H, W), and an error or None for each.
+class Decoded:
+    """Decoded photos of a batch.
 
-    `views` says how many views each photo has; those that failed have none.
+    Attributes
+    ----------
+    images
+        Views of the photos that could be read, of shape (views, 3, H, W); None where none could.
+    views
+        How many views each photo has; those that could not be read have none.
+    errors
+        Why each photo could not be read, or None.
     """
 
     images: torch.Tensor | None
     views: list[int]
     errors: list[str | None]
 
-    def pin_memory(self) -> _Batch:
+    def pin_memory(self) -> Decoded:
+        """The same in memory that a GPU can copy from while it works; torch calls it."""
         pinned = None if self.images is None else self.images.pin_memory()
-        return _Batch(pinned, self.views, self.errors)
+        return Decoded(pinned, self.views, self.errors)
 
 
 class _Photos(Dataset[_Item], Generic[_Photo]):
-    def __init__(self, photos: Sequence[_Photo], prepare: _Prepare[_Photo]) -> None:
+    def __init__(self, photos: Sequence[_Photo], prepare: Prepare[_Photo]) -> None:
         self._photos = photos
         self._prepare = prepare
 
@@ -150,20 +161,40 @@ class _Photos(Dataset[_Item], Generic[_Photo]):
             return None, str(error)
 
 
-def _collate(items: list[_Item]) -> _Batch:
+def _collate(items: list[_Item]) -> Decoded:
     images = [image for image, _ in items if image is not None]
     views = [0 if image is None else len(image) for image, _ in items]
-    return _Batch(torch.cat(images) if images else None, views, [error for _, error in items])
+    return Decoded(torch.cat(images) if images else None, views, [error for _, error in items])
 
 
-def _decoded(
+def decoded(
     model: Model,
     photos: Sequence[_Photo],
-    prepare: _Prepare[_Photo],
+    prepare: Prepare[_Photo],
     batch_size: int,
     workers: int | None,
-) -> Iterator[tuple[Sequence[_Photo], _Batch]]:
-    """Photos with their decoded images, batch by batch."""
+) -> Iterator[tuple[Sequence[_Photo], Decoded]]:
+    """Photos with their decoded images, in their order, batch by batch.
+
+    Parameters
+    ----------
+    model
+        The model that they are for.
+    photos
+        Photos, wherever their bytes lie.
+    prepare
+        From a photo and its image to what the model is given of it, of shape (views, 3, H, W); can
+        be pickled.
+    batch_size
+        Photos per batch.
+    workers
+        As for `score_photos`.
+
+    Raises
+    ------
+    CapError
+        If a decoding process dies.
+    """
     if workers is None:
         cores = len(os.sched_getaffinity(0))
         workers = 0 if len(photos) < _FEW else min(cores, _MOST_WORKERS)
@@ -226,11 +257,11 @@ def score_photos(
         If a decoding process dies.
     """
     prepare = partial(_whole, model.preprocess)
-    for here, batch in _decoded(model, photos, prepare, batch_size, workers):
+    for here, batch in decoded(model, photos, prepare, batch_size, workers):
         yield _results(model, here, batch)
 
 
-def _results(model: Model, photos: Sequence[Photo], batch: _Batch) -> list[Scored]:
+def _results(model: Model, photos: Sequence[Photo], batch: Decoded) -> list[Scored]:
     scores: NDArray[np.float32] = np.empty((0, 0), np.float32)
     embeddings: NDArray[np.float32] | None = None
     if batch.images is not None:
@@ -285,15 +316,15 @@ def score_regions(
     CapError
         If a decoding process dies, or regions cannot be pooled in this model.
     """
-    prepare: _Prepare[RegionsRef] = partial(_whole if pooled else _cut_out, model.preprocess)
+    prepare: Prepare[RegionsRef] = partial(_whole if pooled else _cut_out, model.preprocess)
     most = 1 if pooled else max((len(photo.boxes) for photo in photos), default=1)
     per_batch = max(1, batch_size // most)
-    for here, batch in _decoded(model, photos, prepare, per_batch, workers):
+    for here, batch in decoded(model, photos, prepare, per_batch, workers):
         yield _region_results(model, here, batch, pooled=pooled, batch_size=batch_size)
 
 
 def _region_results(
-    model: Model, photos: Sequence[RegionsRef], batch: _Batch, *, pooled: bool, batch_size: int
+    model: Model, photos: Sequence[RegionsRef], batch: Decoded, *, pooled: bool, batch_size: int
 ) -> list[ScoredRegions]:
     good = [photo for photo, views in zip(photos, batch.views, strict=True) if views]
     found: list[tuple[NDArray[np.float32], NDArray[np.float32] | None]] = []

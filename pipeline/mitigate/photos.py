@@ -1,0 +1,221 @@
+"""Photos to learn from: with their regions, which of these are spurious, label and group.
+
+Given the tables of a discovery, gives the photos to learn from and those kept apart, and makes
+batches of them, decoded in worker processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from manifests.tables import observers
+from pipeline.mitigate.training import Batch
+from pipeline.models.boxes import Box
+from pipeline.models.scoring import Decoded, decoded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL import Image
+
+    from manifests.photos import PhotoStore
+    from pipeline.models import Model
+
+__all__ = ["LabelledPhoto", "batches", "epoch_order", "kept_apart", "labelled"]
+
+
+@dataclass(frozen=True)
+class LabelledPhoto:
+    """A photo to learn from, or to be measured on.
+
+    Attributes
+    ----------
+    file
+        Where it lies.
+    size
+        Width and height, upright.
+    boxes, spurious
+        Its regions, and whether each is in a spurious cluster.
+    label, class_name
+        Its class.
+    group
+        Number of its group: its class, with or without a spurious region.
+    """
+
+    photo_id: str
+    file: Path
+    size: tuple[int, int]
+    boxes: tuple[Box, ...]
+    spurious: tuple[bool, ...]
+    label: int
+    class_name: str
+    group: int
+
+    def content(self) -> Path:
+        """The file."""
+        return self.file
+
+
+def labelled(
+    photos: pa.Table, regions: pa.Table, bad: set[tuple[str, int]], store: PhotoStore
+) -> list[LabelledPhoto]:
+    """The photos whose regions were looked at.
+
+    Parameters
+    ----------
+    photos
+        Rows of `photos`.
+    regions
+        Rows of `regions`.
+    bad
+        The spurious regions, by photo and number.
+    store
+        Where the photos lie.
+    """
+    looked = regions.filter(pc.equal(regions["status"], "ok")).drop_columns(["embedding"])
+    own: dict[str, list[Mapping[str, Any]]] = {}
+    for row in looked.to_pylist():
+        own.setdefault(row["photo_id"], []).append(row)
+    chosen = [row for row in photos.to_pylist() if row["photo_id"] in own]
+    keys = [
+        (
+            row["class_index"],
+            any((row["photo_id"], r["region"]) in bad for r in own[row["photo_id"]]),
+        )
+        for row in chosen
+    ]
+    number = {key: n for n, key in enumerate(sorted(set(keys)))}
+    return [
+        LabelledPhoto(
+            photo_id=row["photo_id"],
+            file=store.locate(row["path"]),
+            size=(row["width"], row["height"]),
+            boxes=tuple(
+                Box(*(float(r[side]) for side in Box._fields)) for r in own[row["photo_id"]]
+            ),
+            spurious=tuple((row["photo_id"], r["region"]) in bad for r in own[row["photo_id"]]),
+            label=row["class_index"],
+            class_name=row["class_name"],
+            group=number[key],
+        )
+        for row, key in zip(chosen, keys, strict=True)
+    ]
+
+
+def kept_apart(photos: pa.Table, split: pa.Table | None, share: float, seed: int) -> set[str]:
+    """Photos that nothing is learned from: a split's test photos, or those of some observers.
+
+    Parameters
+    ----------
+    photos
+        Rows of `photos`.
+    split
+        The table `split`, if there is one.
+    share
+        Of the observers, where the split has no test photos.
+    seed
+        Of the draw.
+    """
+    if split is not None:
+        test = split.filter(pc.fill_null(pc.equal(split["partition"], "test"), False))
+        if test.num_rows:
+            return set(test["photo_id"].to_pylist())
+    who = observers(photos).to_pylist()
+    ids = photos["photo_id"].to_pylist()
+    return {photo for photo, name in zip(ids, who, strict=True) if _draw(seed, name) < share}
+
+
+def _draw(seed: int, name: str) -> float:
+    """A number in [0, 1) that depends on nothing but the seed and the name."""
+    digest = hashlib.sha256(f"{seed}:held out:{name}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def epoch_order(
+    photos: Sequence[LabelledPhoto], epoch: int, seed: int, *, balanced: bool
+) -> list[LabelledPhoto]:
+    """The photos of an epoch in random order; or drawn so that every group weighs the same."""
+    rng = np.random.default_rng([seed, epoch])
+    if not balanced:
+        return [photos[i] for i in rng.permutation(len(photos))]
+    groups = np.array([photo.group for photo in photos])
+    counts = np.bincount(groups)
+    weights = 1 / counts[groups] / (counts > 0).sum()
+    return [photos[i] for i in rng.choice(len(photos), len(photos), p=weights)]
+
+
+def _views(
+    preprocess: Callable[[Image.Image], torch.Tensor],
+    cut: bool,
+    photo: LabelledPhoto,
+    image: Image.Image,
+) -> torch.Tensor:
+    """The photo, and, cut out, its regions."""
+    parts = [image.crop(box) for box in photo.boxes] if cut else []
+    return torch.stack([preprocess(view) for view in (image, *parts)])
+
+
+def batches(
+    model: Model,
+    photos: Sequence[LabelledPhoto],
+    *,
+    batch_size: int,
+    regions: str | None,
+    workers: int | None,
+) -> Iterator[tuple[Batch | None, list[str]]]:
+    """Batches of photos in their order, and why some of each could not be read.
+
+    Parameters
+    ----------
+    model
+        The model that learns.
+    photos
+        The photos.
+    batch_size
+        Photos of a batch.
+    regions
+        `crop` or `pool`, as they were looked at; None leaves them out.
+    workers
+        Processes that decode; None takes one per core.
+    """
+    prepare = partial(_views, model.preprocess, regions == "crop")
+    for here, batch in decoded(model, photos, prepare, batch_size, workers):
+        wrong = [
+            f"{photo.photo_id}: {error}"
+            for photo, error in zip(here, batch.errors, strict=True)
+            if error is not None
+        ]
+        good = [photo for photo, views in zip(here, batch.views, strict=True) if views]
+        yield _batch(model, good, batch, regions), wrong
+
+
+def _batch(
+    model: Model, photos: Sequence[LabelledPhoto], batch: Decoded, regions: str | None
+) -> Batch | None:
+    if batch.images is None:
+        return None
+    label = torch.tensor([photo.label for photo in photos])
+    group = torch.tensor([photo.group for photo in photos])
+    if regions is None:
+        return Batch(batch.images, label, group)
+    counts = torch.tensor([len(photo.boxes) for photo in photos])
+    image = torch.repeat_interleave(torch.arange(len(photos)), counts)
+    spurious = torch.tensor([bad for photo in photos for bad in photo.spurious])
+    if regions == "pool":
+        parts = [
+            [box.relative_to(model.frame(*photo.size)) for box in photo.boxes] for photo in photos
+        ]
+        return Batch(batch.images, label, group, parts, image, spurious)
+    first = torch.zeros(len(batch.images), dtype=torch.bool)
+    first[torch.tensor([0, *[len(photo.boxes) + 1 for photo in photos][:-1]]).cumsum(0)] = True
+    return Batch(batch.images[first], label, group, batch.images[~first], image, spurious)
