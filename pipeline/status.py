@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["failures", "render", "status"]
 
 _TABLES = ("photos", "duplicates", "annotations", "labels", "plan", "groups", "pairs", "split")
+_TABLES_OF_RUNS = ("predictions", "regions", "discoveries", "mitigations")
 
 
 def _of_runs(workspace: Workspace, *kinds: str) -> list[str]:
@@ -40,7 +41,7 @@ def failures(workspace: Workspace) -> list[dict[str, str]]:
 
 def _tables(workspace: Workspace) -> list[dict[str, Any]]:
     rows = []
-    for name in (*_TABLES, *_of_runs(workspace, "predictions", "regions", "discoveries")):
+    for name in (*_TABLES, *_of_runs(workspace, *_TABLES_OF_RUNS)):
         state = workspace.state(name)
         if state == "missing" and name != "photos":
             continue

@@ -26,7 +26,14 @@ from pages import DOCS, run, to_run, tokens
 from manifests.workspace import Workspace
 from pipeline.cli import cap
 
-EXECUTED = ("building.md", "discovering.md", "evaluating.md", "training.md", "loading.md")
+EXECUTED = (
+    "building.md",
+    "discovering.md",
+    "evaluating.md",
+    "mitigating.md",
+    "training.md",
+    "loading.md",
+)
 PAGES = sorted([*REPOSITORY.glob("*.md"), *DOCS.glob("**/*.md")])
 PAGE_NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES]
 
