@@ -240,17 +240,17 @@ def weights_of(outcome) -> dict[str, torch.Tensor]:
 
 def test_the_checkpoint_is_a_model_that_cap_scores_and_the_table_tells_its_accuracy(workspace):
     outcome = told(workspace)
+    (name,) = workspace.runs("mitigations")
+    rows = workspace.read(f"mitigations/{name}").to_pylist()
     spec = outcome.facts["model"]
     assert f"score it with `cap score --model {spec}`" in outcome.text
     cap("score", "--model", spec, cwd=workspace.root)
-    (run,) = [name for name in workspace.runs() if "region-aware" in name]
+    (run,) = [run for run in workspace.runs() if "region-aware" in run]
     correct = {
         row["photo_id"]: row["correct"] for row in workspace.read(f"predictions/{run}").to_pylist()
     }
     split = workspace.read("split").to_pylist()
     apart = [row["photo_id"] for row in split if row["partition"] == "test"]
-    (name,) = workspace.runs("mitigations")
-    rows = workspace.read(f"mitigations/{name}").to_pylist()
     assert [row["epoch"] for row in rows] == [0, 1]
     assert rows[-1]["photos"] == len(apart)
     assert rows[-1]["accuracy"] == pytest.approx(np.mean([correct[p] for p in apart]))
@@ -261,11 +261,14 @@ def test_the_checkpoint_is_a_model_that_cap_scores_and_the_table_tells_its_accur
     assert rows[-1]["loss"] == pytest.approx(
         0.8 * rows[-1]["contrast"] + 0.2 * (rows[-1]["regions"] + rows[-1]["labels"]), rel=1e-4
     )
-    again = told(workspace)
-    assert again.fresh
-    Path(spec.rpartition(":")[2]).unlink()
+
+
+def test_a_checkpoint_is_fresh_until_it_is_gone(workspace):
+    outcome = told(workspace, method="finetune")
+    assert told(workspace, method="finetune").fresh
+    Path(outcome.facts["model"].rpartition(":")[2]).unlink()
     notes = Notes()
-    redone = told(workspace, notes)
+    redone = told(workspace, notes, method="finetune")
     assert not redone.fresh
     assert "is gone, so that the model is fine-tuned again" in notes.notes[0]
     assert redone.facts["after"] == outcome.facts["after"]
