@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,9 +63,8 @@ class MirroredTask:
     answers: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, task: RawTask) -> MirroredTask:
-        """From the server's task; a task of somebody else's making has no digest."""
-        data = task.data
+    def of(cls, data: Mapping[str, Any]) -> MirroredTask:
+        """From a task's data; a task of somebody else's making has no digest."""
         return cls(
             sha256=str(data.get("sha256") or ""),
             photo_id=str(data.get("photo_id") or ""),
@@ -164,7 +163,7 @@ class Mirror:
 
     def _take(self, tasks: Iterable[RawTask]) -> None:
         for task in tasks:
-            taken = MirroredTask.of(task)
+            taken = MirroredTask.of(task.data)
             known = self.tasks.get(task.id)
             if known is not None and known.sha256 == taken.sha256 and task.answers + task.skips:
                 taken.answers = known.answers

@@ -30,7 +30,8 @@ from annotation.environment import Environment
 from annotation.mirror import workspace_id
 from annotation.parameters import PullParameters
 from annotation.pull import pull
-from annotation.push import LOT, Question, task_of
+from annotation.push import LOT
+from annotation.questions import labelling_question, task_of
 from annotation.screen import labelling_screen
 from annotation.server import Owner, Server
 from manifests.progress import LineProgress, Progress
@@ -85,7 +86,7 @@ def command(root: Path, *arguments: str) -> float:
 def limit_of_push(workspace: Workspace, address: Address) -> float:
     """Seconds that the server takes for the same tasks, ready to send."""
     tasks = [
-        task_of(Question(Candidate(**row, suggested="grass"), "an animal"))
+        task_of(labelling_question(Candidate(**row, suggested="grass"), "an animal"))
         for row in workspace.read("photos")
         .select(["photo_id", "sha256", "path", "class_index", "class_name"])
         .to_pylist()

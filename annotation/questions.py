@@ -1,0 +1,237 @@
+"""What people are asked: which photos, in which order, and what stands beside each.
+
+All of it is decided from tables, before the server is asked anything. An `Inquiry` is what `cap
+annotate push` sends; `labelling` makes the one for labels, or for photos in dispute.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+
+from annotation.assignment import Candidate, Plan, draw, in_order, planned, still_needed
+from annotation.client import photo_url
+from annotation.consensus import NONE_FITS, disputed
+from annotation.screen import PHOTO, Screen, labelling_screen
+from annotation.suggestions import predicted_backgrounds
+from manifests.kept import kept_photos
+
+if TYPE_CHECKING:
+    from annotation.parameters import PushParameters
+    from manifests.workspace import Workspace
+
+__all__ = ["SUGGESTION", "Inquiry", "Question", "labelling", "labelling_question", "task_of"]
+
+SUGGESTION = "suggestion"
+"""What Label Studio calls a version of a model; the page opens with its predictions."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A photo that people are asked about.
+
+    Attributes
+    ----------
+    candidate
+        The photo.
+    shown
+        What stands beside the photo, by the names that the screen has for it.
+    """
+
+    candidate: Candidate
+    shown: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """All that is asked at a time, on one screen.
+
+    Attributes
+    ----------
+    round
+        What its projects are for: `first` or `adjudication`.
+    screen
+        Where it is asked.
+    plan
+        How the photos are shared out.
+    questions
+        The photos, in the order in which people should see them.
+    what
+        What these photos are, in words.
+    """
+
+    round: str
+    screen: Screen
+    plan: Plan
+    questions: tuple[Question, ...]
+    what: str
+
+
+def labelling_question(
+    candidate: Candidate, definition: str, answers: Mapping[str, str] | None = None
+) -> Question:
+    """What the labelling screen shows of a photo.
+
+    Parameters
+    ----------
+    candidate
+        The photo, perhaps with a suggestion.
+    definition
+        What its class looks like.
+    answers
+        What was said so far, for photos in dispute.
+    """
+    suggested = candidate.suggested
+    hint = "k keeps the photo, x rejects it"
+    if suggested is not None:
+        hint = f"Suggested: {suggested}. Enter takes it, another key changes it"
+    shown: dict[str, Any] = {
+        "class_name": candidate.class_name,
+        "class_definition": definition,
+        "suggested_background": suggested or "",
+        "hint": hint,
+    }
+    if answers is not None:
+        shown["answers"] = dict(answers)
+    return Question(candidate, shown)
+
+
+def task_of(question: Question) -> dict[str, Any]:
+    """The task for Label Studio: what the screen shows, and the suggestion as a prediction."""
+    candidate = question.candidate
+    task: dict[str, Any] = {
+        "data": {
+            "image": photo_url(candidate.path),
+            "sha256": candidate.sha256,
+            "photo_id": candidate.photo_id,
+            **question.shown,
+        }
+    }
+    if candidate.suggested is not None:
+        task["predictions"] = [
+            {
+                "model_version": SUGGESTION,
+                "result": [
+                    _chosen("decision", "keep"),
+                    _chosen("background", candidate.suggested),
+                ],
+            }
+        ]
+    return task
+
+
+def _chosen(control: str, value: str) -> dict[str, Any]:
+    return {
+        "from_name": control,
+        "to_name": PHOTO,
+        "type": "choices",
+        "value": {"choices": [value]},
+    }
+
+
+def labelling(workspace: Workspace, parameters: PushParameters) -> Inquiry:
+    """The photos that have no label yet, or those that people disagree on."""
+    questions, have = _questions(workspace, parameters)
+    adjudicate = parameters.adjudicate
+    plan = Plan(
+        parameters.annotators,
+        1 if adjudicate else parameters.overlap,
+        0.0 if adjudicate else parameters.share,
+        parameters.order,
+        parameters.seed,
+    )
+    by_digest = {question.candidate.sha256: question for question in questions}
+    candidates = [question.candidate for question in questions]
+    ordered = _in_order(workspace, candidates, have, plan, parameters.min_photos)
+    return Inquiry(
+        "adjudication" if adjudicate else "first",
+        labelling_screen(adjudication=adjudicate),
+        plan,
+        tuple(by_digest[candidate.sha256] for candidate in ordered),
+        "photos in dispute" if adjudicate else "photos that need people",
+    )
+
+
+def _questions(
+    workspace: Workspace, parameters: PushParameters
+) -> tuple[list[Question], list[tuple[int, str]]]:
+    """Photos to ask about, and class and background of those that are settled."""
+    photos, _ = kept_photos(workspace)
+    photos = photos.filter(pc.is_valid(photos["class_index"]))
+    settled: dict[str, str | None] = {}
+    if workspace.has("labels"):
+        labels = workspace.read("labels")
+        settled = dict(
+            zip(labels["photo_id"].to_pylist(), labels["background"].to_pylist(), strict=True)
+        )
+    dispute: Mapping[str, Sequence[Mapping[str, Any]]] = {}
+    if parameters.adjudicate:
+        dispute = disputed(workspace.read("annotations"))
+    suggestions: Mapping[str, str] = {}
+    if parameters.suggest is not None and not parameters.adjudicate:
+        suggestions = predicted_backgrounds(workspace, parameters.suggest)
+    definitions = workspace.label_space.definitions
+    have: list[tuple[int, str]] = []
+    asked: list[Question] = []
+    columns = ["photo_id", "sha256", "path", "class_index", "class_name"]
+    for row in photos.select(columns).to_pylist():
+        background = settled.get(row["photo_id"])
+        if background is not None:
+            have.append((row["class_index"], background))
+        wanted = (
+            row["photo_id"] in dispute if parameters.adjudicate else row["photo_id"] not in settled
+        )
+        if not wanted:
+            continue
+        suggested = suggestions.get(row["photo_id"])
+        if draw(parameters.seed, "suggest", row["sha256"]) < parameters.without_suggestion:
+            suggested = None
+        asked.append(
+            labelling_question(
+                Candidate(**row, suggested=suggested),
+                definitions[row["class_index"]] if definitions else "",
+                _told(dispute[row["photo_id"]]) if parameters.adjudicate else None,
+            )
+        )
+    return asked, have
+
+
+def _told(answers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Answers so far as the adjudicator reads them, without names."""
+    told = {}
+    for number, answer in enumerate(answers, start=1):
+        words = [answer["decision"]]
+        if answer["decision"] == "keep":
+            words.append(answer["background"] or NONE_FITS)
+        words += answer["reject_reasons"] or []
+        if answer["background_second"]:
+            words.append(f"second: {answer['background_second']}")
+        if answer["note"]:
+            words.append(f"note: {answer['note']}")
+        told[f"answer {number}"] = ", ".join(words)
+    return told
+
+
+def _in_order(
+    workspace: Workspace,
+    candidates: Sequence[Candidate],
+    have: Sequence[tuple[int, str]],
+    plan: Plan,
+    min_photos: int,
+) -> list[Candidate]:
+    classes = {candidate.class_index for candidate in candidates}
+    if not workspace.has("plan"):
+        return in_order(candidates, still_needed(have, classes, min_photos), plan)
+    rows = workspace.read("plan").to_pylist()
+    wanted = planned(rows, have)
+    needed: Counter[int] = Counter()
+    for (index, _), count in wanted.items():
+        needed[index] += count
+    # A class that the plan does not know has been collected since, and lacks everything.
+    unknown = classes - {row["class_index"] for row in rows}
+    needed.update(dict.fromkeys(unknown, max(needed.values(), default=0)))
+    return in_order(candidates, needed, plan, wanted)
