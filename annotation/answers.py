@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from annotation.screen import NONE_FITS, REASONS
+from annotation.screen import NONE_FITS, REASONS, SHOWS
 from manifests.errors import CapError
 from manifests.vocabulary import backgrounds
 
-__all__ = ["AnswerError", "Said", "read_answer"]
+__all__ = ["AnswerError", "Confirmed", "Given", "Said", "read_answer", "read_confirmation"]
 
 
 class AnswerError(CapError):
@@ -23,8 +23,8 @@ class AnswerError(CapError):
 
 
 @dataclass(frozen=True)
-class Said:
-    """What one answer says.
+class Given:
+    """What every answer has, whatever was asked.
 
     Attributes
     ----------
@@ -32,20 +32,43 @@ class Said:
         The server's id of the answer.
     user_id
         The server's id of who gave it.
-    decision
-        `keep`, `reject` or `skip`.
     """
 
     answer_id: int
     user_id: int
-    decision: str
-    background: str | None
-    background_second: str | None
-    reject_reasons: list[str] | None
     note: str | None
     seconds: float | None
     created_at: datetime.datetime
     updated_at: datetime.datetime
+
+
+@dataclass(frozen=True)
+class Said(Given):
+    """What one answer on the labelling screen says.
+
+    Attributes
+    ----------
+    decision
+        `keep`, `reject` or `skip`.
+    """
+
+    decision: str
+    background: str | None
+    background_second: str | None
+    reject_reasons: list[str] | None
+
+
+@dataclass(frozen=True)
+class Confirmed(Given):
+    """What one answer on the screen of a discovery says.
+
+    Attributes
+    ----------
+    shows
+        Whether the photo shows what the regions have in common; None where it was skipped.
+    """
+
+    shows: bool | None
 
 
 def _chosen(result: list[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -93,8 +116,30 @@ def _reasons(chosen: Mapping[str, list[str]]) -> list[str]:
     return [reason for reason in known if reason in reasons]
 
 
+def _opened(answer: Mapping[str, Any]) -> tuple[bool, dict[str, list[str]], dict[str, Any]]:
+    """Whether it is a skip, what was chosen, and what every answer has."""
+    try:
+        skipped = bool(answer["was_cancelled"])
+        # What was filled in before somebody skipped the photo is no answer.
+        chosen = {} if skipped else _chosen(answer["result"])
+        seconds = answer.get("lead_time")
+        note = " ".join(text.strip() for text in chosen.get("note", ())).strip()
+        common: dict[str, Any] = {
+            "answer_id": int(answer["id"]),
+            "user_id": int(answer["completed_by"]),
+            "note": note or None,
+            "seconds": None if seconds is None else float(seconds),
+            "created_at": datetime.datetime.fromisoformat(answer["created_at"]),
+            "updated_at": datetime.datetime.fromisoformat(answer["updated_at"]),
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        msg = f"it has another form than the screen gives ({error!r})"
+        raise AnswerError(msg) from error
+    return skipped, chosen, common
+
+
 def read_answer(answer: Mapping[str, Any]) -> Said:
-    """Read one annotation of the server.
+    """Read one annotation of the server, given on the labelling screen.
 
     Parameters
     ----------
@@ -107,32 +152,37 @@ def read_answer(answer: Mapping[str, Any]) -> Said:
     AnswerError
         If it is none that the labelling screen can give; the message says why.
     """
-    try:
-        skipped = bool(answer["was_cancelled"])
-        # What was filled in before somebody skipped the photo is no answer.
-        chosen = {} if skipped else _chosen(answer["result"])
-        seconds = answer.get("lead_time")
-        common: dict[str, Any] = {
-            "answer_id": int(answer["id"]),
-            "user_id": int(answer["completed_by"]),
-            "seconds": None if seconds is None else float(seconds),
-            "created_at": datetime.datetime.fromisoformat(answer["created_at"]),
-            "updated_at": datetime.datetime.fromisoformat(answer["updated_at"]),
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        msg = f"it has another form than the screen gives ({error!r})"
-        raise AnswerError(msg) from error
+    skipped, chosen, common = _opened(answer)
     decision = "skip" if skipped else _one(chosen, "decision", {"keep", "reject"})
     if decision is None:
         msg = "it neither keeps nor rejects the photo"
         raise AnswerError(msg)
     background, second = _kept(chosen) if decision == "keep" else (None, None)
-    note = " ".join(text.strip() for text in chosen.get("note", ())).strip()
     return Said(
         decision=decision,
         background=background,
         background_second=second,
         reject_reasons=_reasons(chosen) if decision == "reject" else None,
-        note=note or None,
         **common,
     )
+
+
+def read_confirmation(answer: Mapping[str, Any]) -> Confirmed:
+    """Read one annotation of the server, given on the screen of a discovery.
+
+    Parameters
+    ----------
+    answer
+        As for `read_answer`.
+
+    Raises
+    ------
+    AnswerError
+        If it is none that this screen can give; the message says why.
+    """
+    skipped, chosen, common = _opened(answer)
+    said = _one(chosen, SHOWS, {"yes", "no"})
+    if said is None and not skipped:
+        msg = "it says neither yes nor no"
+        raise AnswerError(msg)
+    return Confirmed(shows=None if said is None else said == "yes", **common)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Address",
     "Client",
+    "ClusterMark",
     "Counts",
     "Project",
     "ProjectMark",
@@ -80,6 +81,25 @@ class Address:
 
 
 @dataclass(frozen=True)
+class ClusterMark:
+    """Which cluster of `cap discover` a project asks about.
+
+    Attributes
+    ----------
+    run
+        The scoring run whose model the cluster is of.
+    cluster
+        Its number.
+    discovery
+        Digest of what is in it: another clustering may give another cluster the same number.
+    """
+
+    run: str
+    cluster: int
+    discovery: str
+
+
+@dataclass(frozen=True)
 class ProjectMark:
     """What a project of ours is for; kept in its description.
 
@@ -92,9 +112,11 @@ class ProjectMark:
     screen
         Version of the labelling screen.
     round
-        `first` or `adjudication`.
+        `first`, `adjudication` or `discovery`.
     batch
         Whose photos these are: `everyone`, `twice`, or an annotator.
+    about
+        The cluster that is asked about; None where labels are asked for.
     """
 
     workspace: str
@@ -102,6 +124,7 @@ class ProjectMark:
     screen: str
     round: str
     batch: str
+    about: ClusterMark | None = None
 
 
 @dataclass(frozen=True)
@@ -143,9 +166,10 @@ class RawTask:
 
 
 def _described(mark: ProjectMark) -> str:
+    told = {name: value for name, value in asdict(mark).items() if value is not None}
     return (
         "Made by cap, which finds the project again by the next line: leave it as it is, and the "
-        f"labelling interface too.\n{_MARK}{json.dumps(asdict(mark), sort_keys=True)}"
+        f"labelling interface too.\n{_MARK}{json.dumps(told, sort_keys=True)}"
     )
 
 
@@ -153,10 +177,20 @@ def _mark_in(description: str | None) -> ProjectMark | None:
     for line in (description or "").splitlines():
         if line.startswith(_MARK):
             try:
-                return ProjectMark(**json.loads(line.removeprefix(_MARK)))
-            except (ValueError, TypeError):
+                told = json.loads(line.removeprefix(_MARK))
+                about = told.pop("about", None)
+                return ProjectMark(**told, about=None if about is None else ClusterMark(**about))
+            except (ValueError, TypeError, AttributeError):
                 return None
     return None
+
+
+def _title(name: str, mark: ProjectMark) -> str:
+    """What people read in the list of projects; the name gives way where it gets too long."""
+    words = f"{mark.batch} {mark.screen}"
+    if mark.about is not None:
+        words = f"cluster {mark.about.cluster} of {mark.about.run.rpartition('-')[2]} {words}"
+    return f"{name[: max(0, _TITLE_AT_MOST - len(words) - 1)]} {words}".strip()[:_TITLE_AT_MOST]
 
 
 @contextlib.contextmanager
@@ -244,7 +278,7 @@ class Client:
 
     def create_project(self, name: str, mark: ProjectMark, screen: Screen, people: int) -> Project:
         """Make a project with a screen, in which each photo asks `people` people."""
-        title = f"{name[: _TITLE_AT_MOST - len(mark.batch) - 12]} {mark.batch} {mark.screen}"
+        title = _title(name, mark)
         with self.explained("make a project"):
             made = self._sdk.projects.create(
                 title=title,

@@ -53,6 +53,9 @@ class MirroredTask:
         The photo's id when it was sent.
     suggested
         Background that the screen suggests, or None.
+    sealed
+        Whether the photo is in the cluster asked about, in a form that people cannot read; empty
+        where labels are asked for.
     answers
         What people said, as the server gives it.
     """
@@ -60,6 +63,7 @@ class MirroredTask:
     sha256: str
     photo_id: str
     suggested: str | None
+    sealed: str = ""
     answers: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -69,6 +73,7 @@ class MirroredTask:
             sha256=str(data.get("sha256") or ""),
             photo_id=str(data.get("photo_id") or ""),
             suggested=data.get("suggested_background") or None,
+            sealed=str(data.get("sealed") or ""),
         )
 
 

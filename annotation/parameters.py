@@ -59,7 +59,17 @@ class PushParameters:
     share: float = option(
         0.0, "share of the photos to ask two people about, where --overlap is 1", metavar="FRACTION"
     )
-    limit: int | None = option(None, "send at most N photos", metavar="N")
+    limit: int | None = option(
+        None,
+        "send at most N photos; with --from-discovery, ask about at most N in all",
+        metavar="N",
+    )
+    from_discovery: str | None = option(
+        None,
+        "ask whether photos show what the regions of a cluster of `cap discover` have in common: "
+        "12, or RUN/12 where several runs have discoveries",
+        metavar="ID",
+    )
     suggest: str | None = option(
         None,
         "suggest the backgrounds of a scoring run over the label space backgrounds",

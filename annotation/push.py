@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from annotation.assignment import EVERYONE, TWICE, Candidate, assign
 from annotation.client import Address, Client, Project, ProjectMark, connect, new_uid
+from annotation.confirming import confirming
 from annotation.mirror import Mirror, MirroredTask, mirror_folder, workspace_id
 from annotation.questions import SUGGESTION, Inquiry, Question, labelling, task_of
 from annotation.server import photo_root
@@ -38,13 +39,21 @@ _LANDING_SECONDS = 10.0
 def push(workspace: Workspace, parameters: PushParameters, progress: Progress) -> Outcome:
     """Send what is missing, batch by batch."""
     _check(parameters)
-    inquiry = labelling(workspace, parameters)
+    ask = labelling if parameters.from_discovery is None else confirming
+    inquiry = ask(workspace, parameters)
     with connect(Address.from_environment()) as client:
         return _Sending(workspace, parameters, client, inquiry, progress).run()
 
 
 def _check(parameters: PushParameters) -> None:
     people = len(parameters.annotators)
+    other = "--adjudicate" if parameters.adjudicate else "--suggest"
+    if parameters.from_discovery is not None and (parameters.adjudicate or parameters.suggest):
+        msg = f"--from-discovery asks nothing about backgrounds; leave out {other}"
+        raise CapError(msg)
+    if parameters.limit is not None and parameters.limit < 1:
+        msg = f"--limit is a number of photos, 1 or more, not {parameters.limit}"
+        raise CapError(msg)
     if parameters.overlap < 1:
         msg = "--overlap is the number of people to ask about each photo, 1 or more"
         raise CapError(msg)
@@ -111,9 +120,10 @@ class _Sending:
         """Projects with this screen, by batch; their screens as they were made."""
         found = {}
         screen = self.inquiry.screen
+        asked = (screen.version, self.inquiry.round, self.inquiry.about)
         for project in self.client.projects(workspace_id(self.workspace)):
             mark = project.mark
-            if (mark.screen, mark.round) != (screen.version, self.inquiry.round):
+            if (mark.screen, mark.round, mark.about) != asked:
                 continue
             if mark.batch in found:
                 continue
@@ -141,7 +151,12 @@ class _Sending:
     def _make(self, batch: str) -> Project:
         inquiry = self.inquiry
         mark = ProjectMark(
-            workspace_id(self.workspace), new_uid(), inquiry.screen.version, inquiry.round, batch
+            workspace=workspace_id(self.workspace),
+            uid=new_uid(),
+            screen=inquiry.screen.version,
+            round=inquiry.round,
+            batch=batch,
+            about=inquiry.about,
         )
         people = 2 if batch == TWICE else 1
         if batch == EVERYONE:
@@ -169,7 +184,7 @@ class _Sending:
             del mirror.tasks[key]
 
     def _limited(self, given: Mapping[str, list[Candidate]]) -> dict[str, list[Candidate]]:
-        left = self.parameters.limit
+        left = self.inquiry.limit
         if left is None:
             return dict(given)
         kept = {}
@@ -186,7 +201,7 @@ class _Sending:
                 asked = questions[start : start + LOT]
                 lot = list(self._readable(asked))
                 if lot:
-                    self._check_served(project, lot[0].candidate)
+                    self._check_served(project, lot[0])
                     self._send_lot(project, mirror, lot)
                 sent += len(lot)
                 advance(len(asked))
@@ -214,15 +229,17 @@ class _Sending:
             else:
                 yield question
 
-    def _check_served(self, project: Project, candidate: Candidate) -> None:
-        reason = self.client.shows(candidate.path, candidate.sha256)
-        if reason is not None:
-            msg = (
-                f"annotators of {project.title!r} would not see the photos: Label Studio gives "
-                f"{reason} for {candidate.path}. Start it with `cap annotate serve`, or mount the "
-                "workspace's photos there and name the folder with --photos-at"
-            )
-            raise CapError(msg)
+    def _check_served(self, project: Project, question: Question) -> None:
+        own = (question.candidate.path, question.candidate.sha256)
+        for path, sha256 in (own, *question.pictures):
+            reason = self.client.shows(path, sha256)
+            if reason is not None:
+                msg = (
+                    f"annotators of {project.title!r} would not see the photos: Label Studio gives "
+                    f"{reason} for {path}. Start it with `cap annotate serve`, or mount the "
+                    "workspace's photos there and name the folder with --photos-at"
+                )
+                raise CapError(msg)
 
     def _outcome(self, sent: Counter[str]) -> Outcome:
         total, asked = sent.total(), len(self.inquiry.questions)
@@ -238,5 +255,6 @@ class _Sending:
             "asked": asked,
             "unreadable": self.unreadable,
             "projects": dict(sent),
+            **self.inquiry.facts,
         }
         return Outcome("annotate push", "\n".join([text, *lines]), facts, not total)

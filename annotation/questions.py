@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
 from annotation.assignment import Candidate, Plan, draw, in_order, planned, still_needed
-from annotation.client import photo_url
+from annotation.client import ClusterMark, photo_url
 from annotation.consensus import NONE_FITS, disputed
 from annotation.screen import PHOTO, Screen, labelling_screen
 from annotation.suggestions import predicted_backgrounds
@@ -40,10 +40,13 @@ class Question:
         The photo.
     shown
         What stands beside the photo, by the names that the screen has for it.
+    pictures
+        Path and digest of stored pictures that stand there too.
     """
 
     candidate: Candidate
     shown: Mapping[str, Any]
+    pictures: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Inquiry:
     Attributes
     ----------
     round
-        What its projects are for: `first` or `adjudication`.
+        What its projects are for: `first`, `adjudication` or `discovery`.
     screen
         Where it is asked.
     plan
@@ -62,6 +65,12 @@ class Inquiry:
         The photos, in the order in which people should see them.
     what
         What these photos are, in words.
+    limit
+        Tasks to send at a time; None sends all that are missing.
+    about
+        The cluster that is asked about; None where labels are asked for.
+    facts
+        What machines are told of it.
     """
 
     round: str
@@ -69,6 +78,9 @@ class Inquiry:
     plan: Plan
     questions: tuple[Question, ...]
     what: str
+    limit: int | None = None
+    about: ClusterMark | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def labelling_question(
@@ -148,11 +160,12 @@ def labelling(workspace: Workspace, parameters: PushParameters) -> Inquiry:
     candidates = [question.candidate for question in questions]
     ordered = _in_order(workspace, candidates, have, plan, parameters.min_photos)
     return Inquiry(
-        "adjudication" if adjudicate else "first",
-        labelling_screen(adjudication=adjudicate),
-        plan,
-        tuple(by_digest[candidate.sha256] for candidate in ordered),
-        "photos in dispute" if adjudicate else "photos that need people",
+        round="adjudication" if adjudicate else "first",
+        screen=labelling_screen(adjudication=adjudicate),
+        plan=plan,
+        questions=tuple(by_digest[candidate.sha256] for candidate in ordered),
+        what="photos in dispute" if adjudicate else "photos that need people",
+        limit=parameters.limit,
     )
 
 

@@ -1,9 +1,10 @@
-"""The labelling screen: Label Studio's configuration, made from the vocabulary.
+"""The screens: Label Studio's configurations, made from the vocabulary.
 
-A photo with zoom stands on the left; on the right what its class looks like, the decision, and the
-backgrounds or the reasons. `labelling_screen` gives the configuration, which has a version: answers
-are only comparable when they were given on the same screen, so each version has its own project.
-The screen shows nothing that a scored model predicts of the class.
+A photo with zoom stands on the left. On the right of the labelling screen stand what its class
+looks like, the decision, and the backgrounds or the reasons; on the right of the discovery screen
+regions of other photos, and the question whether the photo shows what they have in common. A screen
+has a version: answers are only comparable when they were given on the same one, so each version has
+its own project. No screen shows anything that a scored model predicts of the class.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ __all__ = [
     "NONE_FITS",
     "PHOTO",
     "REASONS",
+    "SHOWS",
+    "SHOWS_KEYS",
     "Screen",
+    "discovery_screen",
     "labelling_screen",
 ]
 
@@ -35,7 +39,12 @@ PHOTO = "photo"
 NONE_FITS = "none_fits"
 """What the screen stores as background where no label fits; tables hold null."""
 
+SHOWS = "shows"
+"""Name of the question whether a photo shows what regions have in common."""
+
 DECISION_KEYS = {"keep": "k", "reject": "x"}
+
+SHOWS_KEYS = {"yes": "y", "no": "n"}
 
 BACKGROUND_KEYS = {
     "ground": "g",
@@ -235,10 +244,16 @@ _STYLE = """
 }
 """
 
+_SHEET_STYLE = """
+.cap-confirm .cap-side { flex-basis: clamp(430px, 42%, 700px); }
+.cap-confirm .cap-question { font-size: 16px; }
+.cap-sheet .lsf-object { padding: 0; }
+"""
+
 
 @dataclass(frozen=True)
 class Screen:
-    """A labelling screen.
+    """What annotators see beside a photo, and what they can answer.
 
     Attributes
     ----------
@@ -355,7 +370,8 @@ def _reasons(side: Element) -> None:
         _choice(reasons, reason.title, reason.name, reason.key, label)
 
 
-def _foot(side: Element) -> None:
+def _note(side: Element) -> Element:
+    """A line for a note; gives the row that it stands in."""
     foot = _view(side, className="cap-foot")
     SubElement(
         foot,
@@ -370,6 +386,10 @@ def _foot(side: Element) -> None:
             "showSubmitButton": "false",
         },
     )
+    return foot
+
+
+def _show_definitions(foot: Element) -> None:
     shown = _choices(foot, "definitions", {"choice": "multiple"})
     _choice(shown, _SHOW_DEFINITIONS, "shown", _DEFINITIONS_KEY, _SHOW_DEFINITIONS)
 
@@ -393,9 +413,8 @@ def _definitions(photo: Element) -> None:
         _definition(unless_kept, reason.key, reason.title, reason.definition)
 
 
-def _config(*, adjudication: bool) -> str:
-    root = Element("View", {"className": "cap-screen"})
-    SubElement(root, "Style").text = _STYLE
+def _photo(root: Element) -> Element:
+    """The photo, as large as there is room; gives the block that it stands in."""
     photo = _view(root, className="cap-photo")
     SubElement(
         photo,
@@ -414,7 +433,13 @@ def _config(*, adjudication: bool) -> str:
             "horizontalAlignment": "center",
         },
     )
-    _definitions(photo)
+    return photo
+
+
+def _config(*, adjudication: bool) -> str:
+    root = Element("View", {"className": "cap-screen"})
+    SubElement(root, "Style").text = _STYLE
+    _definitions(_photo(root))
     side = _view(root, className="cap-side")
     _text(side, "cap-name", "$class_name")
     _text(side, "cap-looks", "$class_definition")
@@ -426,7 +451,7 @@ def _config(*, adjudication: bool) -> str:
     _decision(side)
     _background(side)
     _reasons(side)
-    _foot(side)
+    _show_definitions(_note(side))
     indent(root)
     return tostring(root, encoding="unicode")
 
@@ -452,3 +477,55 @@ def labelling_screen(*, adjudication: bool = False) -> Screen:
         Whether it is for photos that people disagreed on.
     """
     return Screen(_config(adjudication=adjudication), _INSTRUCTION)
+
+
+def _discovery_config() -> str:
+    root = Element("View", {"className": "cap-screen cap-confirm"})
+    SubElement(root, "Style").text = _STYLE + _SHEET_STYLE
+    _photo(root)
+    side = _view(root, className="cap-side")
+    _text(side, "cap-question", "These regions look alike to the model")
+    SubElement(
+        _view(side, className="cap-sheet"),
+        "Image",
+        {
+            "name": "sheet",
+            "value": "$sheet",
+            "width": "100%",
+            "maxWidth": "100%",
+            "zoom": "false",
+            "zoomControl": "false",
+            "rotateControl": "false",
+            "selectionControl": "false",
+        },
+    )
+    _text(side, "cap-question", "Does the photo show what these have in common?")
+    shows = _choices(
+        _view(side, className="cap-decision"),
+        SHOWS,
+        {
+            "choice": "single-radio",
+            "required": "true",
+            "requiredMessage": "Yes (y) or no (n)? Escape closes this.",
+        },
+    )
+    for name, key in SHOWS_KEYS.items():
+        _choice(shows, name.capitalize(), name, key, name.capitalize())
+    _note(side)
+    indent(root)
+    return tostring(root, encoding="unicode")
+
+
+_DISCOVERY_INSTRUCTION = (
+    "<p>The small pictures on the right are regions of other photos that look alike to a model. "
+    "Find out what they have in common: a thing, a ground, a texture, a light. Then look at the "
+    "large photo: does it show the same, anywhere?</p><br>"
+    "<p><b>y</b> yes, <b>n</b> no. <b>Enter</b> submits, <b>q</b> skips: where you cannot tell, or "
+    "see nothing that they share.</p><br>"
+    "<p>Ctrl and the wheel zoom, Shift and 1 show the whole photo again.</p>"
+)
+
+
+def discovery_screen() -> Screen:
+    """The screen that asks whether a photo shows what the regions of a cluster have in common."""
+    return Screen(_discovery_config(), _DISCOVERY_INSTRUCTION)

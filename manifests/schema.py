@@ -14,6 +14,7 @@ import pyarrow as pa
 
 __all__ = [
     "COMPARISONS",
+    "CONFIRMATIONS",
     "CONFUSING",
     "DISCOVERIES",
     "IMAGE_TYPE",
@@ -461,6 +462,40 @@ MITIGATIONS = TableSchema(
     ),
 )
 
+CONFIRMATIONS = TableSchema(
+    name="confirmations",
+    summary=(
+        "What each person said of whether a photo shows what the regions of a cluster have in "
+        "common; written by `cap annotate pull`."
+    ),
+    key=("photo_id", "annotator", "run", "cluster", "discovery"),
+    schema=pa.schema(
+        [
+            _PHOTO_ID,
+            _required("annotator", pa.string(), "who looked at the photo"),
+            _required("run", pa.string(), "the run of the cluster, a file below `discoveries/`"),
+            _required("cluster", pa.int32(), "number of the cluster"),
+            _required(
+                "discovery",
+                pa.string(),
+                "digest of what was in it: answers about an older clustering have another one",
+            ),
+            _column(
+                "shows", pa.bool_(), "whether the photo shows it; null where the photo was skipped"
+            ),
+            _required(
+                "in_cluster", pa.bool_(), "whether a region of the photo was in it when it was sent"
+            ),
+            _column("note", pa.string(), "free text of the annotator"),
+            _column("seconds", pa.float64(), "time spent on the photo, in seconds"),
+            _column("created_at", _TIME, "when the answer was first given"),
+            _column("updated_at", _TIME, "when the answer was last changed"),
+            _required("source_id", pa.string(), "`<project>/<answer>` on the server"),
+            _required("config_version", pa.string(), "version of the screen"),
+        ]
+    ),
+)
+
 _SPLIT_FIELDS = [
     _PHOTO_ID,
     _CLASS_INDEX,
@@ -628,6 +663,7 @@ TABLES: dict[str, TableSchema] = {
         REGIONS,
         DISCOVERIES,
         MITIGATIONS,
+        CONFIRMATIONS,
         SPLIT,
         RELEASE,
         CONFUSING,

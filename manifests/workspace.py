@@ -62,6 +62,7 @@ _WRITERS = {
     "regions": "cap discover",
     "discoveries": "cap discover",
     "mitigations": "cap mitigate",
+    "confirmations": "cap annotate pull",
 }
 
 _PARTS_AT_MOST = 200

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = ["failures", "render", "status"]
 
-_TABLES = ("photos", "duplicates", "annotations", "labels", "plan", "groups", "pairs", "split")
+_TABLES = (
+    "photos",
+    "duplicates",
+    "annotations",
+    "labels",
+    "plan",
+    "groups",
+    "pairs",
+    "split",
+    "confirmations",
+)
 _TABLES_OF_RUNS = ("predictions", "regions", "discoveries", "mitigations")
 
 
