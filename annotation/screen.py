@@ -247,7 +247,9 @@ _STYLE = """
 _SHEET_STYLE = """
 .cap-confirm .cap-side { flex-basis: clamp(430px, 42%, 700px); }
 .cap-confirm .cap-question { font-size: 16px; }
-.cap-sheet .lsf-object { padding: 0; }
+/* The sheet is there to be looked at: no tools, and nothing happens at a click. */
+.cap-sheet { pointer-events: none; }
+.cap-sheet .lsf-toolbar { display: none; }
 """
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
+
+from annotators import Office
 
 from manifests.schema import DISCOVERIES, PREDICTIONS, REGIONS
 from manifests.tables import from_rows, write_table
@@ -44,6 +47,14 @@ def discover(
     write(workspace, f"regions/{run}", halves, REGIONS)
     rows = [cluster_row(number, members) for number, members in enumerate(clusters)]
     write(workspace, f"discoveries/{run}", rows, DISCOVERIES)
+
+
+def discover_in(office: Office, study: Workspace) -> Workspace:
+    """Discoveries in a study whose pictures, also those that are made later, the office serves."""
+    shutil.rmtree(study.root / "photos")
+    (study.root / "photos").symlink_to(office.root / "photos")
+    discover(study)
+    return study
 
 
 def cluster_row(number: int, photo_ids: Sequence[str]) -> dict[str, object]:

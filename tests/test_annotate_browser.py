@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from annotators import PASSWORD, Office, kept
+from clusters import discover_in
 from conftest import cap, open_office
 from playwright.sync_api import Browser, Page
 
@@ -42,7 +43,9 @@ class Annotator:
         if not request.url.startswith((self.url, "data:", "blob:")):
             self.elsewhere.append(request.url)
 
-    def open(self, project: int) -> None:
+    def open(
+        self, project: int, question: str = "Is the photo a good example of its class?"
+    ) -> None:
         """Open a project's label stream, and see its first photo."""
         with self.page.expect_response(lambda r: "/data/local-files/" in r.url) as photo:
             self.page.goto(f"{self.url}/projects/{project}/data?labeling=1")
@@ -50,7 +53,7 @@ class Annotator:
         self.page.get_by_text("Labeling Instructions").wait_for()
         self.page.keyboard.press("Escape")
         self.page.get_by_text("Labeling Instructions").wait_for(state="hidden")
-        self.page.get_by_text("Is the photo a good example of its class?").wait_for()
+        self.page.get_by_text(question).wait_for()
 
     @property
     def task(self) -> int:
@@ -188,6 +191,55 @@ def test_what_a_class_looks_like_is_on_the_page_and_no_prediction_of_it(office, 
     assert name in text
     assert study.label_space.definitions[index] in text
     assert "predict" not in text.casefold()
+
+
+def test_y_or_n_then_enter_says_whether_a_photo_shows_what_regions_have_in_common(
+    office, study, owner
+):
+    discover_in(office, study)
+    office.push(study, from_discovery="0")
+    first, second, third = list(office.tasks(study))[:3]
+    owner.open(only_project(office, study), "Does the photo show what these have in common?")
+    owner.page.get_by_text("These regions look alike to the model").wait_for()
+    owner.page.wait_for_function(
+        "document.querySelector('.cap-sheet img')?.naturalWidth > 0"
+        " && document.querySelector('.cap-photo img')?.naturalWidth > 0"
+    )
+    sheet = owner.page.locator(".cap-sheet img").bounding_box()
+    photo = owner.page.locator(".cap-photo img").bounding_box()
+    assert sheet["width"] > 400
+    assert photo["x"] + photo["width"] < sheet["x"]
+    text = owner.page.locator("body").inner_text().casefold()
+    assert not [word for word in ("ice bear", "lion", "otter", "predict") if word in text]
+    owner.press("y", "Enter")
+    owner.press("n", "Enter")
+    owner.press("q")
+    office.pull(study)
+    rows = study.read("confirmations").to_pylist()
+    assert {row["photo_id"]: row["shows"] for row in rows} == {
+        first: True,
+        second: False,
+        third: None,
+    }
+    assert not study.has("annotations")
+    assert not owner.elsewhere
+
+
+def test_a_note_alone_says_neither_yes_nor_no_and_is_not_submitted(office, study, owner):
+    discover_in(office, study)
+    office.push(study, from_discovery="0")
+    owner.open(only_project(office, study), "Does the photo show what these have in common?")
+    owner.page.get_by_placeholder("Note (optional)").fill("rock, perhaps")
+    owner.page.keyboard.press("Enter")
+    owner.page.get_by_role("button", name="Submit").first.click()
+    message = owner.page.get_by_text("Yes (y) or no (n)?")
+    message.wait_for()
+    owner.page.get_by_role("button", name="OK").click()
+    message.wait_for(state="hidden")
+    owner.press("n", "Enter")
+    office.pull(study)
+    (row,) = study.read("confirmations").to_pylist()
+    assert (row["shows"], row["note"]) == (False, "rock, perhaps")
 
 
 @pytest.fixture

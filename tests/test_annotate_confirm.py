@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 from annotators import Notes, Office, choice, kept
-from clusters import BEARS, CLUSTERS, LIONS, OTTERS, RUN, cluster_row, discover
+from clusters import BEARS, CLUSTERS, LIONS, OTTERS, RUN, cluster_row, discover, discover_in
 from hypothesis import given
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
@@ -285,11 +285,7 @@ def test_photos_that_cannot_be_read_stand_on_no_sheet(found):
 
 @pytest.fixture
 def asking(office: Office, study: Workspace) -> Workspace:
-    """A study with discoveries, whose pictures the office serves."""
-    shutil.rmtree(study.root / "photos")
-    (study.root / "photos").symlink_to(office.root / "photos")
-    discover(study)
-    return study
+    return discover_in(office, study)
 
 
 @pytest.fixture(scope="module")
