@@ -21,10 +21,10 @@ from manifests.tables import observer_codes
 from manifests.vocabulary import backgrounds
 
 __all__ = [
-    "Accuracy",
     "ClassFacts",
     "HeatMap",
     "Interval",
+    "Share",
     "Side",
     "accuracy_on_split",
     "class_facts",
@@ -38,20 +38,20 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Photos named correctly, of how many, with Wilson's 95 % interval."""
+class Share:
+    """Photos of which something holds, of how many, with Wilson's 95 % interval."""
 
-    correct: int
+    count: int
     photos: int
     share: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, correct: int, photos: int) -> Accuracy:
-        """The accuracy of `correct` among `photos`, of which there is at least one."""
-        low, high = wilson(np.asarray(correct), np.asarray(photos))
-        return cls(correct, photos, correct / photos, float(low), float(high))
+    def of(cls, count: int, photos: int) -> Share:
+        """The share of `count` among `photos`, of which there is at least one."""
+        low, high = wilson(np.asarray(count), np.asarray(photos))
+        return cls(count, photos, count / photos, float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ class Side:
 
     group: str
     background: str
-    chosen_on: Accuracy
-    fresh: Accuracy | None
+    chosen_on: Share
+    fresh: Share | None
     mistakes: tuple[tuple[str, int], ...]
     photo_ids: tuple[str, ...]
 
     @property
-    def shown(self) -> Accuracy:
+    def shown(self) -> Share:
         """The accuracy to believe: in fresh photos, where there are any."""
         return self.fresh or self.chosen_on
 
@@ -164,10 +164,10 @@ def _mistakes(ids: Iterable[str], predictions: Mapping[str, Row]) -> tuple[tuple
     return tuple(sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:_MISTAKES])
 
 
-def _accuracy(pair: Row, group: str, part: str = "") -> Accuracy | None:
+def _accuracy(pair: Row, group: str, part: str = "") -> Share | None:
     """Accuracy of a group in one part of the photos, if it has any there."""
     photos, share = (pair.get(f"{group}_{part}{name}") for name in ("photos", "accuracy"))
-    return Accuracy.of(round(photos * share), photos) if photos and share is not None else None
+    return Share.of(round(photos * share), photos) if photos and share is not None else None
 
 
 def _sides(
