@@ -43,7 +43,16 @@ if TYPE_CHECKING:
 
 __all__ = ["report"]
 
-_TABLES = ("photos", "duplicates", "annotations", "labels", "groups", "pairs", "split")
+_TABLES = (
+    "photos",
+    "duplicates",
+    "annotations",
+    "labels",
+    "groups",
+    "pairs",
+    "split",
+    "confirmations",
+)
 _MARK = re.compile(rb'<meta name="cap-report" content="([0-9a-f]{64})">')
 _MARK_WITHIN = 4096
 """Bytes at the beginning of a page that hold its mark."""
@@ -176,8 +185,10 @@ class _Tables:
         if not self._discovered:
             return None
         found, regions = (self.workspace.read(name) for name in self._discovered)
+        said = self._read("confirmations")
+        answers = [] if said is None else said.filter(pc.equal(said["run"], self.run)).to_pylist()
         store = self.workspace.photos if shown else None
-        return discoveries(found, regions, photos, predictions, store)
+        return discoveries(found, regions, photos, predictions, answers=answers, store=store)
 
     def agreement(self) -> Mapping[str, Any] | None:
         """What `cap annotate agreement` found, if it was asked."""

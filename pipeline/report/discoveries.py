@@ -9,7 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from annotation.confirming import discovery_digest
 from manifests.photos import PhotoStore
+from pipeline.report.confirmed import Confirmed, confirmed
 from pipeline.report.strips import Shot, shot
 
 __all__ = ["Cluster", "Discoveries", "Frame", "discoveries"]
@@ -43,11 +45,14 @@ class Cluster:
         The classes whose accuracy differs most with it, as in `row`, the largest gap first.
     sheet
         Photos with the regions of it that they have, those nearest to its medoid first.
+    confirmed
+        What people say of it; None where nobody was asked.
     """
 
     row: Row
     classes: tuple[Row, ...]
     sheet: tuple[tuple[Shot, tuple[Frame, ...]], ...]
+    confirmed: Confirmed | None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ def discoveries(
     regions: pa.Table,
     photos: Mapping[str, Row],
     predictions: Mapping[str, Row],
+    *,
+    answers: Sequence[Row],
     store: PhotoStore | None,
 ) -> Discoveries:
     """The clusters of a run.
@@ -90,6 +97,8 @@ def discoveries(
         The tables `discoveries` and `regions` of the run.
     photos, predictions
         Rows of `photos` and of the run's predictions, by photo_id.
+    answers
+        Rows of `confirmations` about the run.
     store
         Where the photos' bytes lie; None shows no photos.
     """
@@ -112,13 +121,24 @@ def discoveries(
             for photo_id, numbers in _nearest(shown).items()
             if store is not None and photo_id in photos
         )
-        kept.append(Cluster(_without_members(row), _telling(row["classes"]), sheet))
+        said = confirmed(_about(row, answers), row["class_index"], photos, predictions)
+        kept.append(Cluster(_without_members(row), _telling(row["classes"]), sheet, said))
     return Discoveries(
         regions=regions.num_rows,
         photos=len(pc.unique(regions["photo_id"])),
         kept=tuple(kept),
         others=tuple(_without_members(row) for row in rows if row["rank"] is None),
     )
+
+
+def _about(cluster: Row, answers: Sequence[Row]) -> list[Row]:
+    """Answers about a cluster as it is now, not about another that had its number."""
+    digest = discovery_digest(cluster)
+    return [
+        answer
+        for answer in answers
+        if (answer["cluster"], answer["discovery"]) == (cluster["cluster"], digest)
+    ]
 
 
 def _without_members(row: Row) -> Row:
