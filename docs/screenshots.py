@@ -86,13 +86,17 @@ def discovered(demo: Path, folder: Path) -> Path:
     return root
 
 
-def walk(page: Page, url: str, owner: Owner, project: int) -> None:
-    """Sign in and go through the states of the page."""
+def sign_in(page: Page, url: str, owner: Owner) -> None:
+    """Sign in to Label Studio."""
     page.goto(f"{url}/user/login/")
     page.fill("input[name=email]", owner.email)
     page.fill("input[name=password]", owner.password)
     page.click("button[type=submit]")
     page.wait_for_url(lambda address: "/user/login" not in address)
+
+
+def walk_labelling(page: Page, url: str, project: int) -> None:
+    """Go through the states of the labelling page."""
     page.goto(f"{url}/projects/{project}/data?labeling=1")
     page.get_by_text("Labeling Instructions").wait_for()
     take(page, "screen-instructions")
@@ -104,6 +108,21 @@ def walk(page: Page, url: str, owner: Owner, project: int) -> None:
     page.keyboard.press("x")
     page.keyboard.press("4")
     take(page, "screen-reject")
+
+
+def walk_discovery(page: Page, url: str, project: int) -> None:
+    """See the page of a discovery."""
+    page.goto(f"{url}/projects/{project}/data?labeling=1")
+    page.get_by_text("Labeling Instructions").wait_for()
+    page.keyboard.press("Escape")
+    take(page, "screen-discovery")
+
+
+def project_of(server: Server, owner: Owner, root: Path, purpose: str) -> int:
+    """The server's number of the workspace's project for a purpose, such as `discovery`."""
+    with connect(Address(server.url, owner.token)) as client:
+        projects = client.projects(workspace_id(Workspace(root)))
+    return next(project.id for project in projects if project.mark.round == purpose)
 
 
 @click.command()
@@ -126,12 +145,15 @@ def main(demo: Path) -> None:
         with server, sync_playwright() as playwright:
             os.environ |= {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": owner.token}
             cap(root, "annotate", "push", "--suggest", run, "--without-suggestion", "0")
-            with connect(Address(server.url, owner.token)) as client:
-                (project,) = client.projects(workspace_id(Workspace(root)))
+            (first, *_) = json.loads(cap(root, "discover", "--embed", "pool", "--json"))["kept"]
+            cap(root, "annotate", "push", "--from-discovery", str(first["cluster"]))
             browser = playwright.chromium.launch(
                 executable_path=shutil.which("chromium"), args=["--no-sandbox"]
             )
-            walk(browser.new_page(viewport=SIZE), server.url, owner, project.id)
+            page = browser.new_page(viewport=SIZE)
+            sign_in(page, server.url, owner)
+            walk_labelling(page, server.url, project_of(server, owner, root, "first"))
+            walk_discovery(page, server.url, project_of(server, owner, root, "discovery"))
             take_report(browser, demo, "report", "classes")
             found = discovered(demo, Path(folder))
             take_report(browser, found, "discovery", "discoveries")

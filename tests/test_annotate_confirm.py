@@ -44,6 +44,7 @@ from manifests.tables import read_table, write_table
 from manifests.workspace import Workspace
 from pipeline.collect import collect
 from pipeline.parameters import CollectParameters
+from pipeline.status import status as workspace_status
 
 # Which photos
 
@@ -272,6 +273,11 @@ def test_regions_that_were_made_anew_are_not_mixed_with_older_clusters(found):
         push(found, PushParameters(from_discovery="0"), Progress())
 
 
+def test_before_anybody_has_answered_the_command_that_asks_for_answers_is_named(found):
+    with pytest.raises(CapError, match="no confirmations table yet; run `cap annotate pull` first"):
+        found.read("confirmations")
+
+
 def test_photos_that_cannot_be_read_stand_on_no_sheet(found):
     rows = {row["photo_id"]: row for row in found.read("photos").to_pylist()}
     for photo_id in CLUSTERS[0][:3]:
@@ -385,7 +391,10 @@ def test_what_people_say_of_a_discovery_comes_back_exactly_and_labels_nothing(
     assert row["source_id"].startswith(f"{project.mark.uid}/")
     assert not asking.has("annotations")
     assert not asking.has("labels")
-    assert asking.state("confirmations") == "fresh"
+    (told_of,) = [
+        row for row in workspace_status(asking)["tables"] if row["table"] == "confirmations"
+    ]
+    assert (told_of["state"], told_of["rows"]) == ("fresh", 4)
     assert office.pull(asking).fresh
 
 

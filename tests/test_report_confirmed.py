@@ -144,7 +144,7 @@ def test_the_report_tells_what_people_say_of_a_cluster_and_of_no_other(found):
     assert not fresh
     assert (
         f"People say that 3 of 5 photos with it show what they have in common {percent(3, 5)}, "
-        f"and 1 of 2 without it {percent(1, 2)}. 3 looked."
+        f"and 1 of 2 without it {percent(1, 2)}. 3 people looked."
     ) in after[0]
     assert "Left out: 1 on which they are even." in after[0]
     assert "Left out: 1 that everybody skipped." in after[0]
@@ -163,13 +163,13 @@ def test_one_side_alone_and_skips_alone_are_sentences_too(found):
     text = told(found)[0][0]
     assert (
         f"People say that 0 of 1 photos without it show what they have in common {percent(0, 1)}. "
-        "1 looked."
+        "1 person looked."
     ) in text
     assert "the model names correctly" not in text
     write(found, "confirmations", [answer(BEARS[0], "ann", shows=True)], CONFIRMATIONS)
     text = told(found)[0][0]
-    assert f"1 of 1 photos with it show what they have in common {percent(1, 1)}. 1 loo" in text
+    assert f"1 of 1 photos with it show what they have in common {percent(1, 1)}. 1 per" in text
     write(found, "confirmations", [answer(LIONS[1], "ann", shows=None)], CONFIRMATIONS)
     text = told(found)[0][0]
     assert "People say" not in text
-    assert "1 looked. Left out: 1 that everybody skipped." in text
+    assert "1 person looked. Left out: 1 that everybody skipped." in text
