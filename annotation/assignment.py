@@ -85,9 +85,12 @@ class Plan:
         return self.overlap
 
 
-def draw(seed: int, purpose: str, sha256: str) -> float:
-    """A number in [0, 1) that depends on nothing but the seed, the purpose and the photo."""
-    digest = hashlib.sha256(f"{seed}:{purpose}:{sha256}".encode()).digest()
+def draw(seed: int, purpose: str, name: str) -> float:
+    """A number in [0, 1) that depends on nothing but the seed, the purpose and the name.
+
+    The name of a photo is its sha256.
+    """
+    digest = hashlib.sha256(f"{seed}:{purpose}:{name}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 

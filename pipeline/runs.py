@@ -8,9 +8,9 @@ from manifests.errors import CapError
 
 if TYPE_CHECKING:
     from manifests.workspace import Receipt, Workspace
-    from pipeline.models import Model
+    from pipeline.models import Model, ModelOptions
 
-__all__ = ["load_scorer", "run_for", "scorer", "spec_of"]
+__all__ = ["load_scorer", "options_of", "run_for", "scorer", "spec_of"]
 
 
 def run_for(workspace: Workspace, model: str | None) -> str:
@@ -75,6 +75,20 @@ def spec_of(receipt: Receipt, named: str | None) -> str:
     return str(receipt.parameters["model"]) if named is None or named == run else named
 
 
+def options_of(
+    workspace: Workspace, receipt: Receipt, *, device: str, precision: str
+) -> ModelOptions:
+    """How the model of a run is loaded: with the run's prompts."""
+    from pipeline.models import ModelOptions
+
+    return ModelOptions(
+        device=device,
+        precision=precision,
+        prompts=receipt.parameters["prompts"],
+        cache_dir=workspace.cache / "text",
+    )
+
+
 def load_scorer(
     workspace: Workspace, receipt: Receipt, named: str | None, *, device: str, precision: str
 ) -> Model:
@@ -96,15 +110,10 @@ def load_scorer(
     CapError
         If it cannot be loaded, or is no longer what it was.
     """
-    from pipeline.models import ModelOptions, ModelSpec, load_model
+    from pipeline.models import ModelSpec, load_model
 
     text = spec_of(receipt, named)
-    options = ModelOptions(
-        device=device,
-        precision=precision,
-        prompts=receipt.parameters["prompts"],
-        cache_dir=workspace.cache / "text",
-    )
+    options = options_of(workspace, receipt, device=device, precision=precision)
     model = load_model(ModelSpec.parse(text), workspace.label_space, options)
     if model.digest != receipt.parameters["digest"]:
         run = receipt.table.removeprefix("predictions/")

@@ -129,6 +129,15 @@ def demo(tmp_path_factory) -> Workspace:
 
 
 @pytest.fixture(scope="session")
+def discovered(demo: Workspace, tmp_path_factory) -> Workspace:
+    """A copy of the demo's workspace after `cap discover`; to read only."""
+    root = tmp_path_factory.mktemp("discovered") / "demo"
+    shutil.copytree(demo.root, root)
+    cap("discover", "--embed", "pool", "--draws", "2000", cwd=root)
+    return Workspace(root)
+
+
+@pytest.fixture(scope="session")
 def finished(shared: Path, tmp_path_factory) -> Workspace:
     """A workspace in which `cap run` has done every stage on the shared photos."""
     folder = tmp_path_factory.mktemp("real")

@@ -14,7 +14,6 @@ import hypothesis.strategies as st
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-from conftest import cap
 from hypothesis import given, settings
 
 from manifests.errors import CapError
@@ -169,15 +168,6 @@ def test_of_medoids_at_one_place_only_one_remains():
 # The command
 
 
-@pytest.fixture(scope="module")
-def discovered(demo: Workspace, tmp_path_factory) -> Workspace:
-    """The demo's workspace after `cap discover`."""
-    root = tmp_path_factory.mktemp("discovered") / "demo"
-    shutil.copytree(demo.root, root)
-    cap("discover", "--embed", "pool", "--draws", "2000", cwd=root)
-    return Workspace(root)
-
-
 @pytest.fixture
 def workspace(discovered: Workspace, tmp_path: Path) -> Workspace:
     """A copy of it to change."""
@@ -290,6 +280,13 @@ def test_boxes_of_a_file_are_looked_at_and_photos_without_any_have_no_cluster(wo
     file.write_text("\n".join(["photo_id,left,top,right,bottom", *lines]))
     _, facts, _ = told(workspace, boxes=str(file))
     assert facts["regions"] == len(lines)
+    receipt = workspace.receipt(f"regions/{run}")
+    assert receipt.parameters["grid"] is None
+    assert told(workspace, boxes=str(file))[2]
+    moved = file.read_text().replace(",0,0,32,64", ",0,1,32,64", 1)
+    file.write_text(moved)
+    assert not told(workspace, boxes=str(file))[2]
+    assert workspace.receipt(f"regions/{run}").inputs["boxes"] != receipt.inputs["boxes"]
     rows = workspace.read(f"discoveries/{run}").to_pylist()
     counted = {sum(c["photos_in"] + c["photos_out"] for c in row["classes"]) for row in rows}
     assert counted == {len(ids)}

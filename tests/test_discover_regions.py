@@ -254,6 +254,11 @@ def test_a_file_of_boxes_names_photos_and_edges(tmp_path):
         read_boxes(tmp_path / "nowhere.csv")
 
 
+def test_a_photo_of_which_less_than_a_pixel_is_seen_has_no_regions():
+    photos = [{"photo_id": "line", "width": 1000, "height": 1}]
+    assert grid_boxes(photos, lambda width, height: Box(499.5, 0, 500.5, 1), 2) == {}
+
+
 def test_a_grid_lies_within_the_photo_where_the_frame_is_larger():
     photos = [{"photo_id": "a", "width": 40, "height": 20}]
     found = grid_boxes(photos, lambda width, height: Box(0, -10, width, height + 10), 2)

@@ -191,15 +191,6 @@ def test_photos_of_one_observer_are_learned_from_or_kept_apart_together(who, sha
 # The command
 
 
-@pytest.fixture(scope="module")
-def discovered(demo: Workspace, tmp_path_factory) -> Workspace:
-    """The demo's workspace after `cap discover`."""
-    root = tmp_path_factory.mktemp("to-mitigate") / "demo"
-    shutil.copytree(demo.root, root)
-    cap("discover", "--embed", "pool", "--draws", "500", cwd=root)
-    return Workspace(root)
-
-
 @pytest.fixture
 def workspace(discovered: Workspace, tmp_path: Path) -> Workspace:
     """A copy of it to change."""

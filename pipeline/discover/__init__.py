@@ -7,7 +7,8 @@ each cluster, into `discoveries/<run>`. That nothing is found is an answer.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
@@ -133,15 +134,15 @@ def _outcome(workspace: Workspace, photos: ScoredPhotos, *, fresh: bool) -> Outc
     return Outcome("discover", text, facts, fresh)
 
 
-def _told(row: dict[str, object]) -> str:
+def _told(row: Mapping[str, Any]) -> str:
     return (
         f"cluster {row['cluster']}, tied to {row['class_name']} "
-        f"({100 * float(str(row['difference'])):+.0f} points with it, q {row['q_value']:.2g})"
+        f"({100 * row['difference']:+.0f} points with it, q {row['q_value']:.2g})"
     )
 
 
-def _why_nothing(photos: ScoredPhotos, rows: list[dict[str, object]]) -> str:
+def _why_nothing(photos: ScoredPhotos, rows: Sequence[Mapping[str, Any]]) -> str:
     if pc.all(photos.rows["correct"]).as_py():
         return f"the model is right about all {photos.rows.num_rows} photos"
-    reasons = [str(row["reason"]) for row in rows]
+    reasons = [row["reason"] for row in rows]
     return f"{max(reasons, key=reasons.count)}, of most"

@@ -15,7 +15,7 @@ from manifests.errors import CapError
 from manifests.schema import REGIONS
 from manifests.tables import from_rows
 from manifests.workspace import Job
-from pipeline.discover.regions import Boxes, boxes_from, grid_boxes, read_boxes
+from pipeline.discover.regions import Boxes, boxes_digest, boxes_from, grid_boxes, read_boxes
 from pipeline.discover.scored import ScoredPhotos
 from pipeline.runs import load_scorer, scorer
 
@@ -46,18 +46,19 @@ def look(
         If the model or the boxes cannot be had, or the model gives no embeddings.
     """
     receipt = scorer(workspace, photos.run)
-    boxes = None
+    boxes, inputs = None, dict(photos.inputs)
     if parameters.boxes is not None:
         boxes = boxes_from(read_boxes(Path(parameters.boxes)), photos.rows)
+        inputs["boxes"] = boxes_digest(boxes)
     job = Job(
         table=f"regions/{photos.run}",
         stage="discover",
         parameters={
-            "regions": {"grid": parameters.grid} if boxes is None else {"boxes": boxes},
+            "grid": parameters.grid if boxes is None else None,
             "embed": parameters.embed,
             "precision": parameters.precision,
         },
-        inputs=photos.inputs,
+        inputs=inputs,
         model=receipt.model,
         packages=("torch", "open_clip_torch", "timm", "pillow", "numpy", "pyarrow"),
     )

@@ -5,6 +5,8 @@ Given photos with their sizes, gives the boxes of each, in pixels of the upright
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from pipeline.models.boxes import Box
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["boxes_from", "grid_boxes", "read_boxes"]
+__all__ = ["Boxes", "boxes_digest", "boxes_from", "grid_boxes", "read_boxes"]
 
 _SIDES = ("left", "top", "right", "bottom")
 
@@ -41,7 +43,10 @@ def grid_boxes(
     found = {}
     for photo in photos:
         size = photo["width"], photo["height"]
-        found[photo["photo_id"]] = tuple(frame(*size).clipped(*size).grid(side))
+        tiles = frame(*size).clipped(*size).grid(side)
+        # Of a photo that is a line, a model may see less than a pixel.
+        if tiles:
+            found[photo["photo_id"]] = tuple(tiles)
     return found
 
 
@@ -93,6 +98,11 @@ def boxes_from(file: PhotoRows, photos: pa.Table) -> Boxes:
         msg = f"{file.name} has boxes of none of the scored photos"
         raise CapError(msg)
     return {photo_id: tuple(boxes) for photo_id, boxes in found.items()}
+
+
+def boxes_digest(boxes: Boxes) -> str:
+    """sha256 of which boxes each photo has, in their order."""
+    return hashlib.sha256(json.dumps(boxes, sort_keys=True).encode()).hexdigest()
 
 
 def _box(row: Mapping[str, str], place: str) -> Box:

@@ -6,7 +6,6 @@ batches of them, decoded in worker processes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from annotation.assignment import draw
 from manifests.tables import observers
 from pipeline.mitigate.training import Batch
 from pipeline.models.boxes import Box
@@ -132,13 +132,9 @@ def kept_apart(photos: pa.Table, split: pa.Table | None, share: float, seed: int
             return set(test["photo_id"].to_pylist())
     who = observers(photos).to_pylist()
     ids = photos["photo_id"].to_pylist()
-    return {photo for photo, name in zip(ids, who, strict=True) if _draw(seed, name) < share}
-
-
-def _draw(seed: int, name: str) -> float:
-    """A number in [0, 1) that depends on nothing but the seed and the name."""
-    digest = hashlib.sha256(f"{seed}:held out:{name}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
+    return {
+        photo for photo, name in zip(ids, who, strict=True) if draw(seed, "held out", name) < share
+    }
 
 
 def epoch_order(

@@ -18,10 +18,10 @@ from manifests.tables import from_rows, replacing
 from pipeline.mitigate.losses import Choices
 from pipeline.mitigate.photos import LabelledPhoto, batches, epoch_order, kept_apart, labelled
 from pipeline.mitigate.training import Losses, Settings, Trainer, interpolated
-from pipeline.models import ModelOptions, ModelSpec, load_model
+from pipeline.models import ModelSpec, load_model
 from pipeline.models.open_clip_family import OpenClipModel
 from pipeline.models.scoring import score_photos
-from pipeline.runs import load_scorer, spec_of
+from pipeline.runs import load_scorer, options_of, spec_of
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
@@ -85,23 +85,16 @@ def fine_tune(
         story.save(trainer)
         done = 0
     way = _embedded(workspace, name) if settings.uses_regions else None
+    size = min(parameters.batch_size, len(learn))
     order = [
         photo
         for epoch in range(done + 1, parameters.epochs + 1)
-        for photo in epoch_order(
-            learn, epoch, parameters.seed, balanced=parameters.method == "upsample"
-        )[: steps * min(parameters.batch_size, len(learn))]
+        for photo in _epoch(learn, epoch, parameters)[: steps * size]
     ]
     told: list[Losses] = []
     unreadable: set[str] = set()
     with progress.task("mitigate", parameters.epochs * steps, done * steps) as advance:
-        every = batches(
-            model,
-            order,
-            batch_size=min(parameters.batch_size, len(learn)),
-            regions=way,
-            workers=parameters.workers,
-        )
+        every = batches(model, order, batch_size=size, regions=way, workers=parameters.workers)
         for number, (batch, wrong) in enumerate(every, start=1):
             unreadable.update(wrong)
             if batch is not None:
@@ -114,9 +107,15 @@ def fine_tune(
     for problem in sorted(unreadable):
         progress.note(f"not learned from: {problem}")
     _write(model, original, parameters.interpolate, file)
-    saved = _load(workspace, receipt, file, parameters)
-    story.finish(saved, parameters)
+    story.finish(_load(workspace, receipt, file, parameters), parameters)
     return from_rows(story.rows, MITIGATIONS.schema)
+
+
+def _epoch(
+    photos: Sequence[LabelledPhoto], number: int, parameters: MitigateParameters
+) -> list[LabelledPhoto]:
+    balanced = parameters.method == "upsample"
+    return epoch_order(photos, number, parameters.seed, balanced=balanced)
 
 
 def _photos(
@@ -183,7 +182,8 @@ class _Story:
         """Go on from an earlier attempt; gives the epochs that are done, or -1 without one."""
         if not self._file.is_file():
             return -1
-        kept = torch.load(self._file, weights_only=True)
+        # An attempt may go on on another device than it was begun on.
+        kept = torch.load(self._file, map_location="cpu", weights_only=True)
         trainer.restore(kept["trainer"])
         self.rows = kept["rows"]
         return len(self.rows) - 1
@@ -270,11 +270,8 @@ def _load(
 ) -> Model:
     """The checkpoint that was written, as `cap score` would load it."""
     spec = ModelSpec.parse(spec_of(receipt, parameters.model))
-    options = ModelOptions(
-        device=parameters.device,
-        precision=parameters.precision,
-        prompts=receipt.parameters["prompts"],
-        cache_dir=workspace.cache / "text",
+    options = options_of(
+        workspace, receipt, device=parameters.device, precision=parameters.precision
     )
     return load_model(
         ModelSpec(spec.family, spec.architecture, str(file)), workspace.label_space, options

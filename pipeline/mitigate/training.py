@@ -195,9 +195,9 @@ class Trainer:
     def _features(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Of unit length: those of the images, and those of their regions."""
         images = batch.images.to(self._device, non_blocking=True)
-        network, used = self._network, self._settings.uses_regions
+        network = self._network
         with casting(self._device, self._settings.precision):
-            if not used:
+            if not self._settings.uses_regions:
                 return normalize(network.encode_image(images).float(), dim=-1), None
             if isinstance(batch.regions, torch.Tensor):
                 regions = network.encode_image(batch.regions.to(self._device, non_blocking=True))
