@@ -150,7 +150,7 @@ class Trainer:
         # What has no gradient at the moment a loss is computed stays as it is.
         learned = [p.requires_grad_(True) for p in network.visual.parameters()]
         self._optimiser = torch.optim.AdamW(
-            learned, lr=settings.learning_rate, weight_decay=settings.weight_decay
+            learned, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             self._optimiser, max(settings.steps, 1)

@@ -78,7 +78,9 @@ def _of_transformer(
     most = max(map(len, boxes))
     # A part's token begins as the image's, which has met no patch yet.
     tokens = torch.cat([tokens, tokens[:, :1].expand(-1, most, -1)], dim=1)
-    seen = torch.stack([_seen(own, most, tower.grid_size) for own in boxes]).to(tokens.device)
+    # Photos of one shape have the same grid of regions.
+    known = {own: _seen(own, most, tower.grid_size) for own in set(map(tuple, boxes))}
+    seen = torch.stack([known[tuple(own)] for own in boxes]).to(tokens.device)
     mask = torch.zeros(seen.shape, device=tokens.device).masked_fill(~seen, -torch.inf)
     heads = tower.transformer.resblocks[0].attn.num_heads
     tokens = tower.transformer(tokens, attn_mask=mask.repeat_interleave(heads, dim=0))
