@@ -52,6 +52,7 @@ bench: $(READY)
 	  inference split_scale loading discovery; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
+	$(BIN)/python -m benchmarks.controlled
 	$(BIN)/python -m benchmarks.controlled.companions
 
 clean:
