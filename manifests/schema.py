@@ -145,8 +145,14 @@ DUPLICATES = TableSchema(
                 "Hamming distance to the keeper in bits; may exceed the threshold through a chain",
             ),
             _column("reason", pa.string(), "why this photo or its keeper was kept, in words"),
+            _column(
+                "similarity",
+                pa.float32(),
+                "cosine to the keeper in a run's embeddings; null unless it links them",
+            ),
         ]
     ),
+    optional=frozenset({"similarity"}),
     choices={"status": ("ok", "failed"), "relation": ("unique", "keeper", "exact", "near")},
 )
 

@@ -54,6 +54,7 @@ _EXTRAS = {
         (
             "aiohttp",
             "duckdb",
+            "faiss",
             "filelock",
             "fsspec",
             "imagehash",

@@ -110,6 +110,16 @@ class DedupParameters:
         kind="path",
         metavar="DIR|TABLE",
     )
+    embeddings: str | None = option(
+        None,
+        "scoring run whose embeddings, kept with --save-embeddings, show bursts and crops",
+        metavar="RUN",
+    )
+    similarity: float = option(
+        0.9,
+        "photos whose embeddings have a cosine of at least S are near duplicates",
+        metavar="S",
+    )
     workers: int | None = option(None, "processes [default: one per core]", metavar="N")
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from manifests.errors import PhotoError
 from manifests.photos import open_image
 from pipeline.dedup.hashing import phash
-from pipeline.dedup.search import pairs_within
+from pipeline.dedup.search import near_pairs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,9 +66,10 @@ def test_listed_near_copies_among_the_shared_photos_are_found(shared):
     listed = [row for row in rows if int(row["phash_dist"]) <= 2]
     names = sorted({row[column] for row in listed for column in ("file_a", "file_b")})
     hashes = np.array([phash(shared / "photos" / name) for name in names], dtype=np.uint64)
-    found = pairs_within(hashes, 6)
     pairs = {
-        frozenset((names[i], names[j])) for i, j in zip(found.first, found.second, strict=True)
+        frozenset((names[i], names[j]))
+        for found in near_pairs(hashes, 6)
+        for i, j in zip(found.first, found.second, strict=True)
     }
     assert len(listed) >= 10
     assert {frozenset((row["file_a"], row["file_b"])) for row in listed} <= pairs

@@ -1,7 +1,7 @@
 """Dedup: find photos that repeat another, and choose the one to keep.
 
-Hashes are made batch by batch; the search for near pairs, the groups and the keepers are pure and
-follow from the hashes.
+Hashes are made batch by batch, of contents that no earlier run has hashed; the search for near
+pairs, of which one is new, the groups and the keepers are pure and follow from the hashes.
 """
 
 from __future__ import annotations
@@ -9,19 +9,23 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.errors import CapError, PhotoError
 from manifests.photos import PhotoStore
 from manifests.schema import DUPLICATES
-from manifests.tables import count_by, from_rows
+from manifests.tables import count_by, from_rows, whole
 from manifests.workspace import Job, Outcome
 from pipeline.engine import Engine
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
-    from manifests.workspace import Workspace
+    from manifests.workspace import Run, Workspace
+    from pipeline.dedup.known import Known
+    from pipeline.dedup.linking import LinkedHashes
+    from pipeline.dedup.similarity import Alike, Embeddings
     from pipeline.parameters import DedupParameters
 
 __all__ = ["dedup"]
@@ -42,6 +46,8 @@ def _hash_one(photo: dict[str, Any], store: PhotoStore) -> dict[str, Any]:
 
 def dedup(workspace: Workspace, parameters: DedupParameters, progress: Progress) -> Outcome:
     """Write `duplicates`: for each stored photo its hash, its relation and its keeper."""
+    from pipeline.dedup.embeddings import read_embeddings
+    from pipeline.dedup.known import Known
     from pipeline.dedup.reference import read_reference_photos
 
     photos = workspace.read("photos")
@@ -49,31 +55,91 @@ def dedup(workspace: Workspace, parameters: DedupParameters, progress: Progress)
     if not stored.num_rows:
         msg = "photos has no row with status ok; run `cap collect`, or see `cap status --failures`"
         raise CapError(msg)
-    reference = read_reference_photos(parameters.against, parameters.workers, progress)
+    known = Known(workspace.cache / "dedup")
+    reference = read_reference_photos(parameters.against, parameters.workers, known, progress)
+    embeddings = read_embeddings(workspace, parameters, stored, known)
     inputs = {"photos": workspace.digest("photos")}
     if reference is not None:
         inputs["against"] = reference.digest
-    job = Job(
-        table="duplicates",
-        stage="dedup",
-        parameters={"distance": parameters.distance},
-        inputs=inputs,
-        packages=("imagehash", "pillow", "numpy", "scipy", "pyarrow"),
-    )
-    run = workspace.begin(job)
+    if embeddings is not None:
+        inputs["embeddings"] = embeddings.digest
+    run = workspace.begin(_job(parameters, inputs))
     if not run.fresh:
-        hash_one = partial(_hash_one, store=workspace.photos)
-        items = stored.select(["photo_id", "path", "sha256"]).to_pylist()
-        with Engine(parameters.workers) as engine:
-            for index, batch in run.batches(items, _BATCH, progress):
-                run.save(index, from_rows(list(engine.map(hash_one, batch)), DUPLICATES.schema))
+        hashed = _hash_photos(run, stored, known, parameters.workers, progress)
         against = None if reference is None else reference.photos
-        run.commit(_with_keepers(stored, run.saved(), parameters.distance, against))
-    return _outcome(workspace, fresh=run.fresh)
+        linked = _link_hashes(hashed, against, parameters.distance, known)
+        near = None if embeddings is None else _alike(embeddings, parameters.similarity, progress)
+        run.commit(_with_keepers(stored, hashed, linked, against, near))
+    return _outcome(workspace, _without(workspace, stored, embeddings), fresh=run.fresh)
+
+
+def _job(parameters: DedupParameters, inputs: dict[str, str]) -> Job:
+    rule: dict[str, Any] = {"distance": parameters.distance}
+    packages = ["imagehash", "pillow", "numpy", "scipy", "pyarrow"]
+    if parameters.embeddings is not None:
+        rule |= {"embeddings": parameters.embeddings, "similarity": parameters.similarity}
+        packages.append("faiss-cpu")
+    return Job("duplicates", "dedup", rule, inputs, packages=tuple(packages))
+
+
+def _hash_photos(
+    run: Run, stored: pa.Table, known: Known, workers: int | None, progress: Progress
+) -> pa.Table:
+    """Rows with the hash of each photo, or why it has none."""
+    from pipeline.dedup.groups import first_of_content
+
+    photos = stored.select(["photo_id", "path", "sha256"])
+    photos = photos.join(known.hashes(), "sha256", join_type="left outer").sort_by("photo_id")
+    # Of photos with the same bytes the first is hashed, for all.
+    first, copies = np.unique(first_of_content(photos["sha256"]), return_inverse=True)
+    firsts = photos.take(first)
+    hash_one = partial(_hash_one, store=run.workspace.photos)
+    with Engine(workers) as engine:
+        # Photos with a known hash are in the batches too, so that a resumed run cuts the same ones
+        # whatever is known by then.
+        for index, positions in run.batches(range(firsts.num_rows), _BATCH, progress):
+            batch = firsts.slice(positions[0], len(positions))
+            unknown = pc.is_null(batch["phash"])
+            made = engine.map(hash_one, batch.filter(unknown).to_pylist())
+            standing = batch.filter(pc.invert(unknown)).select(["photo_id", "phash"])
+            standing = standing.append_column("status", pa.repeat("ok", standing.num_rows))
+            rows = [from_rows(list(made), DUPLICATES.schema), standing]
+            run.save(index, pa.concat_tables(rows, promote_options="default"))
+    hashed = run.saved()
+    new = pa.table([firsts["sha256"], hashed["phash"]], names=["sha256", "phash"])
+    known.add_hashes(new.filter(pc.is_null(firsts["phash"])))
+    return hashed.take(copies).set_column(0, "photo_id", photos["photo_id"])
+
+
+def _link_hashes(
+    hashed: pa.Table, against: pa.Table | None, distance: int, known: Known
+) -> LinkedHashes:
+    """Which hashes of photos and references hang together."""
+    from pipeline.dedup.linking import link_hashes
+
+    tables = [hashed] if against is None else [hashed, against]
+    hashes = pa.concat_arrays([whole(table["phash"]) for table in tables]).drop_null()
+    linked = link_hashes(hashes.to_numpy(), distance, known.linked(distance))
+    known.keep_linked(linked)
+    return linked
+
+
+def _alike(embeddings: Embeddings, similarity: float, progress: Progress) -> Alike:
+    """Which contents are near by their embeddings."""
+    from pipeline.dedup.similarity import alike
+
+    found = alike(embeddings, similarity)
+    if found.recall is not None:
+        progress.note(f"embeddings: an index finds {found.recall:.1%} of the near pairs")
+    return found
 
 
 def _with_keepers(
-    stored: pa.Table, hashed: pa.Table, distance: int, against: pa.Table | None
+    stored: pa.Table,
+    hashed: pa.Table,
+    linked: LinkedHashes,
+    against: pa.Table | None,
+    near: Alike | None,
 ) -> pa.Table:
     """The duplicates table from hashes; photos that could not be hashed keep their failed row."""
     from pipeline.dedup.groups import choose_keepers
@@ -81,20 +147,36 @@ def _with_keepers(
     facts = ["photo_id", "sha256", "width", "height", "license", "observed_at"]
     made = hashed.filter(pc.equal(hashed["status"], "ok")).select(["photo_id", "phash"])
     candidates = stored.select(facts).join(made, "photo_id", join_type="inner")
-    chosen = choose_keepers(candidates, distance, against=against)
+    chosen = choose_keepers(candidates, linked, against, near)
     return hashed.select(["photo_id", "status", "error", "phash"]).join(
         chosen, "photo_id", join_type="left outer"
     )
 
 
-def _outcome(workspace: Workspace, *, fresh: bool) -> Outcome:
+def _without(workspace: Workspace, stored: pa.Table, embeddings: Embeddings | None) -> int | None:
+    """How many photos were kept that have no embedding."""
+    if embeddings is None:
+        return None
+    duplicates = workspace.read("duplicates")
+    kept = duplicates.filter(pc.is_in(duplicates["relation"], pa.array(["unique", "keeper"])))
+    seen = stored.filter(pc.is_in(stored["sha256"], embeddings.sha256))
+    unseen = pc.invert(pc.is_in(kept["photo_id"], whole(seen["photo_id"])))
+    return int(pc.sum(unseen, min_count=0).as_py())
+
+
+def _outcome(workspace: Workspace, without: int | None, *, fresh: bool) -> Outcome:
     table = workspace.read("duplicates")
     counts = count_by(table, "relation")
     removed = counts.get("exact", 0) + counts.get("near", 0)
     failed = count_by(table, "status").get("failed", 0)
     hint = f", {failed} could not be hashed" if failed else ""
+    facts = {"failed": failed, **counts}
+    if without is not None:
+        facts["without_embedding"] = without
+    if without:
+        hint += f"; {without} of those kept have no embedding yet: `cap score` them, and again"
     text = (
         f"{table.num_rows - removed - failed} photos kept; {counts.get('exact', 0)} exact and "
         f"{counts.get('near', 0)} near duplicates{hint}"
     )
-    return Outcome("dedup", text, {"failed": failed, **counts}, fresh)
+    return Outcome("dedup", text, facts, fresh)

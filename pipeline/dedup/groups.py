@@ -1,9 +1,9 @@
 """Which photos repeat each other, and which one of them is kept.
 
-Given a table of photos with their sha256 and pHash, gives for each photo whether it is unique, a
-keeper or a duplicate of one, and why, in words. Photos with the same bytes or near hashes are
-linked; whatever hangs together is one group with one keeper. Photos of a reference table, such as
-another dataset's test set, win over ours.
+Given a table of photos with their sha256 and pHash, and which hashes hang together, gives for each
+photo whether it is unique, a keeper or a duplicate of one, and why, in words. Photos with the same
+bytes or near hashes are linked; whatever hangs together is one group with one keeper. Photos of a
+reference table, such as another dataset's test set, win over ours.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.vocabulary import licenses
-from pipeline.dedup.search import pairs_within
+from pipeline.dedup.linking import LinkedHashes
+from pipeline.dedup.similarity import Alike
 
-__all__ = ["choose_keepers"]
+__all__ = ["choose_keepers", "first_of_content"]
 
 _Indices = npt.NDArray[np.int64]
 _Mask = npt.NDArray[np.bool_]
@@ -36,17 +37,24 @@ class _Nodes:
     hashed: _Mask
 
 
+def first_of_content(sha256: pa.ChunkedArray) -> _Indices:
+    """For each row the first row with the same bytes."""
+    digests = pc.dictionary_encode(sha256).combine_chunks()
+    codes = digests.indices.fill_null(-1).to_numpy().astype(np.int64)
+    # Photos of unknown content are like no other.
+    unknown = np.flatnonzero(codes < 0)
+    codes[unknown] = len(digests.dictionary) + np.arange(len(unknown))
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    return np.asarray(first[inverse], dtype=np.int64)
+
+
 def _nodes(photos: pa.Table, against: pa.Table | None) -> _Nodes:
     columns = ["photo_id", "sha256", "phash"]
     tables = [photos.select(columns)]
     if against is not None:
         tables.append(against.select(columns).sort_by("photo_id").cast(tables[0].schema))
     table = pa.concat_tables(tables).combine_chunks()
-    digests = pc.dictionary_encode(table["sha256"]).combine_chunks()
-    content = digests.indices.fill_null(-1).to_numpy().astype(np.int64)
-    # Photos of unknown content are like no other.
-    unknown = np.flatnonzero(content < 0)
-    content[unknown] = len(digests.dictionary) + np.arange(len(unknown))
+    content = first_of_content(table["sha256"])
     hashes = table["phash"].fill_null(0).to_numpy().astype(np.uint64)
     hashed = table["phash"].is_valid().to_numpy()
     # The same bytes have the same hash, even where one of them was not hashed.
@@ -61,23 +69,54 @@ def _nodes(photos: pa.Table, against: pa.Table | None) -> _Nodes:
     )
 
 
-def _groups(nodes: _Nodes, distance: int) -> _Indices:
+@dataclass(frozen=True)
+class _Seen:
+    """What a model's embeddings say of photos."""
+
+    alike: Alike
+    places: _Indices  # of each photo among the embeddings, -1 where it has none
+
+    @classmethod
+    def of(cls, photos: pa.Table, alike: Alike) -> _Seen:
+        places = pc.index_in(photos["sha256"], value_set=alike.embeddings.sha256)
+        return cls(alike, places.fill_null(-1).to_numpy().astype(np.int64))
+
+    def pairs(self) -> tuple[_Indices, _Indices]:
+        """Photos that are alike; one of each content stands for its copies."""
+        photos = np.full(len(self.alike.embeddings.sha256), -1)
+        places, first = np.unique(self.places, return_index=True)
+        photos[places[places >= 0]] = first[places >= 0]
+        pairs = photos[np.stack([self.alike.first, self.alike.second])]
+        left, right = pairs[:, (pairs >= 0).all(axis=0)]
+        return left, right
+
+    def similarities(self, keepers: _Indices) -> npt.NDArray[np.float64]:
+        """Cosine of each photo to its keeper where that is large enough, else NaN."""
+        found = np.full(len(keepers), np.nan)
+        # References have no embedding.
+        ours = np.flatnonzero(keepers < len(self.places))
+        ours = ours[(self.places[ours] >= 0) & (self.places[keepers[ours]] >= 0)]
+        found[ours] = self.alike.embeddings.cosines(self.places[ours], self.places[keepers[ours]])
+        found[found < self.alike.similarity] = np.nan
+        return found
+
+
+def _groups(nodes: _Nodes, linked: LinkedHashes, seen: _Seen | None) -> _Indices:
     """The connected component of each node."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    # Besides the photos, each content and each hash is a vertex: a thousand photos with equal
-    # hashes are then linked by a thousand edges instead of half a million.
+    # Besides the photos, each content and each group of hashes is a vertex: a thousand photos with
+    # equal hashes are then linked by a thousand edges instead of half a million.
     count = len(nodes.ids)
     hashed = np.flatnonzero(nodes.hashed)
-    unique, inverse = np.unique(nodes.hashes[hashed], return_inverse=True)
-    near = pairs_within(unique, distance)
-    first_hash = 2 * count
-    sources = np.concatenate([np.arange(count), hashed, first_hash + near.first])
+    first_group = 2 * count
+    left, right = seen.pairs() if seen else (np.empty(0, np.int64), np.empty(0, np.int64))
+    sources = np.concatenate([np.arange(count), hashed, left])
     targets = np.concatenate(
-        [count + nodes.content, first_hash + inverse, first_hash + near.second]
+        [count + nodes.content, first_group + linked.groups_of(nodes.hashes[hashed]), right]
     )
-    size = first_hash + len(unique)
+    size = int(targets.max(initial=first_group)) + 1
     links = coo_array((np.ones(len(sources), np.uint8), (sources, targets)), shape=(size, size))
     labels = connected_components(links, directed=False)[1]
     return np.asarray(np.unique(labels[:count], return_inverse=True)[1], dtype=np.int64)
@@ -151,11 +190,15 @@ class _Photos:
 
 @dataclass(frozen=True)
 class _Decisions:
-    """The outcome for each photo: its keeper (a node) and the distance to it in bits."""
+    """The outcome for each photo: its keeper (a node), the distance in bits and the cosine to it.
+
+    The cosine is NaN where it does not link the two.
+    """
 
     relations: list[str]
     keepers: _Indices
     distances: npt.NDArray[np.uint8]
+    similarities: npt.NDArray[np.float64]
 
 
 def _best_of_group(ranked: _Indices, groups: _Indices) -> _Indices:
@@ -183,7 +226,7 @@ def _nearest_references(nodes: _Nodes, groups: _Indices, keepers: _Indices) -> _
     return keepers
 
 
-def _decide(nodes: _Nodes, groups: _Indices, ranked: _Indices) -> _Decisions:
+def _decide(nodes: _Nodes, groups: _Indices, ranked: _Indices, seen: _Seen | None) -> _Decisions:
     count = len(ranked)
     keepers = _nearest_references(nodes, groups, _best_of_group(ranked, groups[:count]))
     alone = np.bincount(groups, minlength=1)[groups[:count]] == 1
@@ -191,34 +234,62 @@ def _decide(nodes: _Nodes, groups: _Indices, ranked: _Indices) -> _Decisions:
     exact = nodes.content[keepers] == nodes.content[:count]
     relations = np.select([alone, itself, exact], ["unique", "keeper", "exact"], "near")
     distances = np.bitwise_count(nodes.hashes[keepers] ^ nodes.hashes[:count])
-    return _Decisions(relations.tolist(), keepers, np.where(exact, 0, distances).astype(np.uint8))
+    cosines = seen.similarities(keepers) if seen else np.full(count, np.nan)
+    return _Decisions(
+        relations=relations.tolist(),
+        keepers=keepers,
+        distances=np.where(exact, 0, distances).astype(np.uint8),
+        similarities=np.where(relations == "near", cosines, np.nan),
+    )
 
 
 def _reasons(
-    photos: _Photos, nodes: _Nodes, ranked: _Indices, decisions: _Decisions, distance: int
+    photos: _Photos,
+    nodes: _Nodes,
+    ranked: _Indices,
+    decisions: _Decisions,
+    distance: int,
+    seen: _Seen | None,
 ) -> list[str]:
     """For each photo, what was decided and why, in words."""
     count = len(ranked)
     members = np.bincount(decisions.keepers, minlength=count)
     next_best = dict(zip(ranked[:-1].tolist(), ranked[1:].tolist(), strict=True))
 
-    def reason(photo: int, relation: str, keeper: int, bits: int) -> str:
+    def reason(photo: int, relation: str, keeper: int, bits: int, cosine: float) -> str:
         if relation == "unique":
             near = f", none within {distance} bits" if nodes.hashed[photo] else "; it has no pHash"
+            if seen and seen.places[photo] >= 0:
+                of = f"in the embeddings of {seen.alike.embeddings.run}"
+                near += f", none with a cosine of {seen.alike.similarity} {of}"
             return f"no other photo has the same bytes{near}"
         if relation == "keeper":
             return photos.why_kept(photo, next_best[photo], int(members[photo]))
         fact = "same bytes as" if relation == "exact" else f"pHash distance {bits} from"
         chain = " (through a chain of near photos)" if bits > distance else ""
+        if seen and chain and not np.isnan(cosine):
+            run = seen.alike.embeddings.run
+            better = photos.why_better(keeper, photo)
+            return f"cosine {cosine:.3f} to the keeper in the embeddings of {run}, {better}"
         if keeper >= count:
             return f"{fact} the reference photo {nodes.ids[keeper]}{chain}"
         return f"{fact} the keeper{chain}, {photos.why_better(keeper, photo)}"
 
-    columns = (decisions.relations, decisions.keepers.tolist(), decisions.distances.tolist())
+    columns = (
+        decisions.relations,
+        decisions.keepers.tolist(),
+        decisions.distances.tolist(),
+        decisions.similarities.tolist(),
+    )
     return [reason(photo, *row) for photo, row in enumerate(zip(*columns, strict=True))]
 
 
-def choose_keepers(photos: pa.Table, distance: int, against: pa.Table | None = None) -> pa.Table:
+def choose_keepers(
+    photos: pa.Table,
+    linked: LinkedHashes,
+    against: pa.Table | None = None,
+    alike: Alike | None = None,
+) -> pa.Table:
     """Group photos that repeat each other and choose one of each group.
 
     The keeper is the largest photo in pixels, then the one with the openest licence, then the
@@ -230,37 +301,42 @@ def choose_keepers(photos: pa.Table, distance: int, against: pa.Table | None = N
     photos
         Columns photo_id, sha256, width, height, license, observed_at and phash (uint64, null where
         hashing failed: such a photo repeats others by its bytes only). Rows in any order.
-    distance
-        Largest Hamming distance of near hashes, 0 to 64 bits.
+    linked
+        The groups of at least the hashes of all photos and references.
     against
         References, photos that ours must not repeat: columns photo_id, sha256 and phash, the
         latter two null where unknown.
+    alike
+        Contents that are near by a model's embeddings too.
 
     Returns
     -------
     Table
         One row per photo, sorted by photo_id: photo_id, relation (`unique`, `keeper`, `exact`,
         `near`), keeper (photo_id; a unique photo's is its own), distance to the keeper in bits
-        (null for unique; over `distance` where a chain of near photos leads to the keeper), reason.
-
-    Raises
-    ------
-    CapError
-        If `distance` is not within 0 to 64.
+        (null for unique; over that of near hashes where a chain of near photos leads to the
+        keeper), reason; with `alike` also similarity, the cosine to the keeper where that links
+        them.
     """
     photos = photos.sort_by("photo_id")
     nodes = _nodes(photos, against)
-    groups = _groups(nodes, distance)
+    seen = None if alike is None else _Seen.of(photos, alike)
+    groups = _groups(nodes, linked, seen)
     rules = _Photos.of(photos)
     ranked = rules.ranked(groups[: photos.num_rows])
-    decisions = _decide(nodes, groups, ranked)
+    decisions = _decide(nodes, groups, ranked, seen)
+    reasons = _reasons(rules, nodes, ranked, decisions, linked.distance, seen)
     unique = np.array(decisions.relations, dtype=str) == "unique"
-    return pa.table(
+    chosen = pa.table(
         {
             "photo_id": photos["photo_id"],
             "relation": pa.array(decisions.relations, pa.string()),
             "keeper": pa.array([nodes.ids[keeper] for keeper in decisions.keepers], pa.string()),
             "distance": pa.array(decisions.distances, pa.uint8(), mask=unique),
-            "reason": pa.array(_reasons(rules, nodes, ranked, decisions, distance), pa.string()),
+            "reason": pa.array(reasons, pa.string()),
         }
     )
+    if seen is None:
+        return chosen
+    cosines = pa.array(decisions.similarities, pa.float32(), from_pandas=True)
+    return chosen.append_column("similarity", cosines)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.errors import CapError, PhotoError
 from manifests.schema import DUPLICATES
-from manifests.tables import read_table, table_digest
+from manifests.tables import read_table, table_digest, whole
 from pipeline.engine import Engine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from manifests.progress import Progress
+    from pipeline.dedup.known import Known
 
 __all__ = ["ReferencePhotos", "read_reference_photos"]
+
+_Found = TypeVar("_Found")
 
 _SCHEMA = pa.schema([("photo_id", pa.string()), ("sha256", pa.string()), ("phash", pa.uint64())])
 
@@ -31,31 +36,63 @@ class ReferencePhotos:
     digest: str
 
 
-def _hash_file(file: Path) -> dict[str, Any] | None:
+def _digest_file(file: Path) -> str | None:
+    try:
+        with file.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _hash_file(file: Path) -> int | None:
     from pipeline.dedup.hashing import phash
 
     try:
-        data = file.read_bytes()
-        return {"sha256": hashlib.sha256(data).hexdigest(), "phash": phash(data)}
+        return phash(file)
     except (OSError, PhotoError):
         return None
 
 
-def _from_folder(root: Path, workers: int | None, progress: Progress) -> pa.Table:
+def _from_folder(root: Path, workers: int | None, known: Known, progress: Progress) -> pa.Table:
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    rows = []
-    with Engine(workers) as engine, progress.task("reference photos", len(files)) as advance:
-        for file, found in zip(files, engine.map(_hash_file, files), strict=True):
-            if found is not None:
-                rows.append({"photo_id": f"against:{file.relative_to(root).as_posix()}", **found})
-            advance(1)
-    if not rows:
+    with Engine(workers) as engine:
+        contents = _mapped(engine, _digest_file, files, "reference files", progress)
+        digests = pa.array(contents, pa.string())
+        earlier = known.hashes()
+        places = pc.index_in(digests, value_set=whole(earlier["sha256"]))
+        hashes = earlier["phash"].take(places).to_pylist()
+        new = [i for i, found in enumerate(hashes) if found is None and digests[i].is_valid]
+        some = [files[i] for i in new]
+        made = _mapped(engine, _hash_file, some, "reference photos", progress)
+    for position, found in zip(new, made, strict=True):
+        hashes[position] = found
+    names = [f"against:{file.relative_to(root).as_posix()}" for file in files]
+    photos = pa.table([names, digests, hashes], schema=_SCHEMA)
+    known.add_hashes(photos.take(pa.array(new, pa.int64())).select(["sha256", "phash"]))
+    photos = photos.filter(pc.is_valid(photos["phash"]))
+    if not photos.num_rows:
         msg = f"{root} has no photo that could be read; --against needs some"
         raise CapError(msg)
-    skipped = len(files) - len(rows)
+    skipped = len(files) - photos.num_rows
     if skipped:
         progress.note(f"reference photos: {skipped} of {len(files)} files are no readable photo")
-    return pa.Table.from_pylist(rows, schema=_SCHEMA)
+    return photos
+
+
+def _mapped(
+    engine: Engine,
+    function: Callable[[Path], _Found],
+    files: list[Path],
+    name: str,
+    progress: Progress,
+) -> list[_Found]:
+    """What a function finds in each file."""
+    found = []
+    with progress.task(name, len(files)) as advance:
+        for result in engine.map(function, files):
+            found.append(result)
+            advance(1)
+    return found
 
 
 def _from_table(path: Path) -> pa.Table:
@@ -66,9 +103,11 @@ def _from_table(path: Path) -> pa.Table:
 
 
 def read_reference_photos(
-    against: str | None, workers: int | None, progress: Progress
+    against: str | None, workers: int | None, known: Known, progress: Progress
 ) -> ReferencePhotos | None:
     """Hashes of the photos in a folder, or in another workspace's duplicates table.
+
+    Files of a folder are hashed once, as photos of the workspace are.
 
     Raises
     ------
@@ -79,7 +118,7 @@ def read_reference_photos(
         return None
     path = Path(against)
     if path.is_dir():
-        photos = _from_folder(path, workers, progress)
+        photos = _from_folder(path, workers, known, progress)
     elif path.is_file():
         photos = _from_table(path)
     else:
