@@ -235,6 +235,12 @@ def test_tables_tell_means_over_valid_settings_and_list_the_others():
     assert invalid_table(rows).splitlines()[-1] == "| digits | nine | red | 0.9 | 7 | 0.01 |"
 
 
+def test_tables_say_when_no_setting_is_valid():
+    rows = [_row(False)]
+    assert discovery_table(rows) == "No setting is valid."
+    assert mitigation_table(rows) == "No model leans on what was planted."
+
+
 def test_an_interval_of_a_mean_holds_it_and_one_value_has_none():
     low, high = (float(end) for end in mean([0.1, 0.4, 0.7]).split("(")[1].strip(")").split(" to "))
     assert low < 0.4 < high

@@ -38,7 +38,6 @@ _KNOWN = 25
 class Animals:
     """The world of toy animals."""
 
-    name = "animals"
     classes = tuple(_LOOKS)
     features = tuple(SCENERIES)
 

@@ -35,7 +35,6 @@ them. A model that knows digits well learns no tie."""
 class Digits:
     """The world of digits."""
 
-    name = "digits"
     classes = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     features = ("red",)
 

@@ -2,7 +2,7 @@
 
 All are given the same embeddings of regions, the labels of the images and what the model said of
 them, and give regions back, most telling first. The baselines are written from their papers'
-descriptions; what each leaves open is chosen by `tune`, on settings that nothing is measured on.
+descriptions; what each leaves open is chosen by precision on settings that nothing is measured on.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def distilling(evidence: Evidence, penalty: float, pooled: bool) -> Ints:
     for label in range(evidence.regions.labels):
         rows = np.flatnonzero(evidence.label == label)
         vectors, wrong = evidence.regions.embeddings[rows], evidence.wrong[rows]
-        if min(wrong.sum(), (~wrong).sum()) < _FOLDS * len(_QUADRANT):
+        if min(wrong.sum(), (~wrong).sum()) < _SMALLEST_SIDE:
             continue
         machine = make_pipeline(
             StandardScaler(), LinearSVC(C=penalty, class_weight="balanced", dual=False)
@@ -196,7 +196,8 @@ def distilling(evidence: Evidence, penalty: float, pooled: bool) -> Ints:
 
 
 _FOLDS = 2
-_QUADRANT = range(4)
+_SMALLEST_SIDE = 8
+"""Regions of right or of wrong images that a class needs."""
 
 
 BASELINES: dict[str, tuple[Callable[..., Ints], list[dict[str, float]]]] = {

@@ -14,8 +14,9 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, ClipLoss, SimpleTokenizer
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
+from pipeline.demo.train import tell_captions_apart
 from pipeline.models.pooling import pooled_features
 
 from .planted import QUADRANTS, SIDE, TILE, Pixels, World
@@ -42,7 +43,6 @@ CONFIG: dict[str, Any] = {
 }
 """As open_clip describes models."""
 
-_CAPTION_STEPS = 100
 _EPOCHS = 12
 _BATCH = 50
 _LEARNING_RATE = 2e-3
@@ -75,7 +75,7 @@ def pretrained(world: World, seed: int) -> Any:
         model.visual.positional_embedding.requires_grad_(False).zero_()
         # The rows of words that no caption has would only be decayed.
         model.token_embedding.weight.requires_grad_(False)
-        _tell_captions_apart(model, tokens)
+        tell_captions_apart(model, tokens)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimiser = torch.optim.AdamW(learned, lr=_LEARNING_RATE, weight_decay=0.05)
         order = [
@@ -92,20 +92,6 @@ def pretrained(world: World, seed: int) -> Any:
             optimiser.step()
             schedule.step()
     return model.eval()
-
-
-def _tell_captions_apart(model: Any, tokens: torch.Tensor) -> None:
-    """Spread the captions first: a new text tower gives them nearly one embedding."""
-    learned = [*model.transformer.parameters(), model.text_projection]
-    optimiser = torch.optim.Adam(learned, lr=1e-3)
-    for _ in range(_CAPTION_STEPS):
-        text = model.encode_text(tokens, normalize=True)
-        loss = cross_entropy(
-            model.logit_scale.exp().detach() * text @ text.T, torch.arange(len(tokens))
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
 
 
 @torch.no_grad()

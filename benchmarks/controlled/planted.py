@@ -57,26 +57,18 @@ class Planted:
     def __len__(self) -> int:
         return len(self.label)
 
-    def where(self, chosen: Bools | Ints) -> Planted:
-        """Some of the images."""
-        parts = (self.pixels, self.label, self.has, self.core, self.shows)
-        return Planted(*(part[chosen] for part in parts))
-
 
 class World(Protocol):
     """A kind of images.
 
     Attributes
     ----------
-    name
-        What it is called.
     classes
         Names of the labels.
     features
         Names of the features that can be planted.
     """
 
-    name: str
     classes: tuple[str, ...]
     features: tuple[str, ...]
 

@@ -118,7 +118,6 @@ def _begun(world: str, seed: int) -> tuple[World, Any, torch.Tensor]:
 class _Learned:
     """A setting's images, and the plainly fine-tuned model."""
 
-    world: World
     start: Any
     head: torch.Tensor
     tuning: Tuning
@@ -131,7 +130,7 @@ class _Learned:
 
 def _learn(setting: Setting, effort: Effort) -> _Learned:
     world, start, head = _begun(setting.world, setting.number % MODELS)
-    rng = np.random.default_rng([len(setting.world), setting.number])
+    rng = np.random.default_rng([list(_WORLDS).index(setting.world), setting.number])
     to = world.classes.index(setting.label)
 
     def images(count: int, part: str, *, tie: bool) -> Planted:
@@ -148,7 +147,7 @@ def _learn(setting: Setting, effort: Effort) -> _Learned:
     own = look.label == to
     right = evidence.regions.correct
     gap = right[own & look.has].mean() - right[own & ~look.has].mean()
-    return _Learned(world, start, head, tuning, look, measure, model, float(gap), evidence)
+    return _Learned(start, head, tuning, look, measure, model, float(gap), evidence)
 
 
 def _evidence(model: Any, head: torch.Tensor, look: Planted, seed: int) -> Evidence:

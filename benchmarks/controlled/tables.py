@@ -41,6 +41,8 @@ def _markdown(head: list[str], lines: list[list[str]]) -> str:
 def discovery_table(rows: list[Row]) -> str:
     """Precision at 10 by method: of all valid settings, of strong ties, of each world."""
     valid = _valid(rows)
+    if not valid:
+        return "No setting is valid."
     groups = {
         "valid settings": valid,
         f"V >= {_STRONG}": [row for row in valid if row["strength"] >= _STRONG],
@@ -60,6 +62,8 @@ def discovery_table(rows: list[Row]) -> str:
 def mitigation_table(rows: list[Row]) -> str:
     """Accuracy in percent by method, and how the worst group differs from plain fine-tuning's."""
     valid = _valid(rows)
+    if not valid:
+        return "No model leans on what was planted."
     head = [f"accuracy, % ({len(valid)} settings)"]
     head += [f"{part}, {what}" for part in _PARTS for what in ("overall", "worst group")]
     head += ["image, overall: points gained", "image, worst group: points gained"]

@@ -19,7 +19,7 @@ from pipeline.demo.render import TrainingPhotos, World, render_training
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["IMAGE_SIZE", "MODEL_CONFIG", "train"]
+__all__ = ["IMAGE_SIZE", "MODEL_CONFIG", "tell_captions_apart", "train"]
 
 IMAGE_SIZE = 64
 """Width and height of the model's input, in pixels."""
@@ -63,7 +63,7 @@ def _pixels(images: torch.Tensor) -> torch.Tensor:
     return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
-def _tell_captions_apart(model: Any, tokens: torch.Tensor) -> None:
+def tell_captions_apart(model: Any, tokens: torch.Tensor) -> None:
     """Spread the captions before any photo is seen.
 
     A new text tower gives "polar bear" and "brown bear" nearly one embedding; photos of look-alikes
@@ -116,7 +116,7 @@ def _fit(model: Any, photos: TrainingPhotos, world: World) -> None:
     # The token table stays as it was drawn: some eighty words need no learning, and leaving its
     # 49408 rows alone saves most of the optimiser's work.
     model.token_embedding.weight.requires_grad_(False)
-    _tell_captions_apart(model, tokens)
+    tell_captions_apart(model, tokens)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learned, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=steps)
