@@ -60,13 +60,18 @@ class PhotoFacts:
     format: str
 
 
-def _open(source: bytes | Path) -> Image.Image:
-    """Open a photo without decoding it, or say why not."""
+def _bytes_of(source: bytes | Path) -> bytes:
+    """A photo's bytes, read if need be."""
     try:
-        data = source if isinstance(source, bytes) else source.read_bytes()
+        return source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
         msg = f"cannot be read: {error.strerror or error}"
         raise PhotoError(msg) from error
+
+
+def _open(source: bytes | Path) -> Image.Image:
+    """Open a photo without decoding it, or say why not."""
+    data = _bytes_of(source)
     if not data:
         msg = "empty file (0 bytes)"
         raise PhotoError(msg)
@@ -193,14 +198,15 @@ def open_array(data: bytes | memoryview) -> NDArray[np.uint8]:
     return np.array(open_image(bytes(data))) if found is None else found
 
 
-def open_upright(data: bytes) -> Image.Image:
-    """`open_image` of bytes, at the speed of `open_array`.
+def open_upright(source: bytes | Path) -> Image.Image:
+    """`open_image` of a file or its bytes, at the speed of `open_array`.
 
     Raises
     ------
     PhotoError
         As `open_image`.
     """
+    data = _bytes_of(source)
     found = _fast_array(data)
     return open_image(data) if found is None else Image.fromarray(found)
 

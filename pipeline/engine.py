@@ -1,8 +1,9 @@
-"""Work on many photos in several processes.
+"""Where the work on many photos is done: in processes of this machine, or on a Ray cluster.
 
-Given a function and items, gives the function's results in the order of the items. Worker processes
-are started only once the work has lasted as long as starting them takes, serve later calls too, and
-end with the process that started them, however that ends.
+A stage writes one function for its photos and asks an engine to run it; results come in the order
+of the items. `map` applies a function to each item. `map_batches` has batches prepared, such as
+decoded, by many processes, and worked on, such as by a model, by few. `LocalEngine` is here, and
+`ray_engine.RayEngine` does the same on a cluster.
 """
 
 from __future__ import annotations
@@ -16,25 +17,135 @@ import signal
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from manifests.errors import CapError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
-__all__ = ["Engine", "map_ordered"]
+    from manifests.progress import Progress
+
+__all__ = [
+    "Engine",
+    "LocalEngine",
+    "Work",
+    "apply",
+    "engine_for",
+    "map_ordered",
+    "prepared_batches",
+]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_Prepared = TypeVar("_Prepared")
+_PreparedIn_contra = TypeVar("_PreparedIn_contra", contravariant=True)
+_ItemIn_contra = TypeVar("_ItemIn_contra", contravariant=True)
 
 # Items travel in chunks, since sending one costs about as much as hashing a small photo.
 _LARGEST_CHUNK = 32
 _CHUNKS_PER_WORKER = 4
+
+_FEW = 128
+"""So few items are prepared in this process: starting workers would take longer."""
+
+_MOST_PREPARING = 8
+
+
+class Work(Protocol[_ItemIn_contra, _PreparedIn_contra, _Result]):
+    """What is done with prepared batches by something costly to set up, such as a model."""
+
+    @property
+    def device(self) -> str:
+        """The torch device that it computes on."""
+        ...
+
+    def move(self, device: str) -> None:
+        """Compute on another device, with all cores of the machine if that is the CPU."""
+        ...
+
+    def __call__(
+        self,
+        items: Sequence[_ItemIn_contra],
+        prepared: _PreparedIn_contra,
+        tell: Callable[[str], None],
+        /,
+    ) -> list[_Result]:
+        """A result for each item; `tell` takes what a person should know."""
+        ...
+
+
+class Engine(Protocol):
+    """Runs a function on many items; a context that ends what it has started."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def computing_on(self, device: str) -> str:
+        """The torch device, for `map_batches`, that `auto` or another name means."""
+        ...
+
+    def loading_on(self, device: str) -> str:
+        """The torch device of this process that `Work` is loaded on, before it is sent out."""
+        ...
+
+    def map(
+        self, function: Callable[[_Item], _Result], items: Iterable[_Item], *, threads: int = 1
+    ) -> Iterator[_Result]:
+        """Results of a function for each item, in the order of the items.
+
+        Parameters
+        ----------
+        function
+            A function that can be pickled, as can its items and results.
+        items
+            Any number of items.
+        threads
+            Items that a process works on at once; above 1 where the function waits for a network.
+
+        Raises
+        ------
+        CapError
+            If a process dies and its work is not taken over by another.
+        """
+        ...
+
+    def map_batches(
+        self,
+        prepare: Callable[[Sequence[_Item]], _Prepared],
+        work: Work[_Item, _Prepared, _Result],
+        items: Sequence[_Item],
+        batch_size: int,
+    ) -> Iterator[list[_Result]]:
+        """Results for each item, in the order of the items, one list per batch.
+
+        Parameters
+        ----------
+        prepare
+            From a batch of items to what `work` is given of it; can be pickled.
+        work
+            What is done with it.
+        items
+            The items.
+        batch_size
+            Items of a batch; the last may have fewer.
+
+        Raises
+        ------
+        CapError
+            As `map`.
+        """
+        ...
 
 
 def _end_with_parent(stop: Connection) -> None:
@@ -50,8 +161,14 @@ def _end_with_parent(stop: Connection) -> None:
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
 
 
-def _apply(function: Callable[[_Item], _Result], chunk: list[_Item]) -> list[_Result]:
-    return [function(item) for item in chunk]
+def apply(
+    function: Callable[[_Item], _Result], items: Sequence[_Item], threads: int
+) -> list[_Result]:
+    """Results of a function for each item, from as many threads."""
+    if threads <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(threads) as executor:
+        return list(executor.map(function, items))
 
 
 class _Pool:
@@ -66,9 +183,9 @@ class _Pool:
         )
 
     def submit(
-        self, function: Callable[[_Item], _Result], chunk: list[_Item]
+        self, function: Callable[[_Item], _Result], chunk: list[_Item], threads: int
     ) -> Future[list[_Result]]:
-        return self._executor.submit(_apply, function, chunk)
+        return self._executor.submit(apply, function, chunk, threads)
 
     def close(self, *, at_once: bool) -> None:
         if at_once:
@@ -78,25 +195,38 @@ class _Pool:
         self._stop.close()
 
 
-class Engine:
-    """Processes that work on items; a context, `with Engine(workers) as engine: …`.
+class LocalEngine:
+    """Processes of this machine; a context, `with LocalEngine(workers) as engine: …`.
 
+    For `map`, worker processes are started only once the work has lasted as long as starting them
+    takes, serve later calls too, and end with the process that started them, however that ends.
     Leaving the context ends the workers: after the work in hand, or at once after an exception or
     an interrupt.
 
     Parameters
     ----------
     workers
-        Number of processes; None takes one per core that this process may use. With 1 or less the
-        work is done in this process.
+        Number of processes; None takes one per core that this process may use, and for
+        `map_batches` 8 at most. With 1 or less (for `map_batches` with 0) the work is done in this
+        process.
     patience
         Seconds of work done in this process before workers are started. Starting them takes about
         as long as the default.
+    tell
+        Told what a person should know.
     """
 
-    def __init__(self, workers: int | None = None, *, patience: float = 0.5) -> None:
-        self._workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        patience: float = 0.5,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._asked = workers
+        self._workers = _cores() if workers is None else workers
         self._patience = patience
+        self._tell = tell
         self._pool: _Pool | None = None
 
     def __enter__(self) -> Self:
@@ -110,20 +240,18 @@ class Engine:
     ) -> None:
         self._close(at_once=kind is not None)
 
+    def computing_on(self, device: str) -> str:
+        """As asked for: a model chooses by itself what `auto` is."""
+        return device
+
+    def loading_on(self, device: str) -> str:
+        """Where it computes."""
+        return device
+
     def map(
-        self, function: Callable[[_Item], _Result], items: Iterable[_Item]
+        self, function: Callable[[_Item], _Result], items: Iterable[_Item], *, threads: int = 1
     ) -> Iterator[_Result]:
-        """Results of a function for each item, in the order of the items.
-
-        Items are taken from `items` a bounded number ahead of the results that have been used. An
-        exception in the function is raised here.
-
-        Parameters
-        ----------
-        function
-            A function that can be pickled, as can its items and results.
-        items
-            Any number of items.
+        """As `Engine.map`; items are taken a bounded number ahead of the results.
 
         Raises
         ------
@@ -132,26 +260,48 @@ class Engine:
         """
         count = operator.length_hint(items, _LARGEST_CHUNK * self._workers)
         rest = iter(items)
-        for item in rest:
+        while first := list(itertools.islice(rest, threads)):
             if self._workers > 1 and self._patience <= 0:
                 chunk = math.ceil(count / (self._workers * _CHUNKS_PER_WORKER))
-                chunk = max(1, min(chunk, _LARGEST_CHUNK))
-                yield from self._map_in_pool(function, itertools.chain([item], rest), chunk)
+                chunk = max(threads, min(chunk, _LARGEST_CHUNK))
+                yield from self._map_in_pool(function, itertools.chain(first, rest), chunk, threads)
                 return
             started = time.monotonic()
-            result = function(item)
+            results = apply(function, first, threads)
             self._patience -= time.monotonic() - started
-            yield result
+            yield from results
+
+    def map_batches(
+        self,
+        prepare: Callable[[Sequence[_Item]], _Prepared],
+        work: Work[_Item, _Prepared, _Result],
+        items: Sequence[_Item],
+        batch_size: int,
+    ) -> Iterator[list[_Result]]:
+        """As `Engine.map_batches`: prepared in workers, and worked on in this process.
+
+        Raises
+        ------
+        CapError
+            If a worker process dies.
+        """
+        pin = work.device.startswith("cuda")
+        for batch, prepared in prepared_batches(prepare, items, batch_size, self._asked, pin=pin):
+            yield work(batch, prepared, self._tell)
 
     def _map_in_pool(
-        self, function: Callable[[_Item], _Result], items: Iterator[_Item], chunk: int
+        self,
+        function: Callable[[_Item], _Result],
+        items: Iterator[_Item],
+        chunk: int,
+        threads: int,
     ) -> Iterator[_Result]:
         if self._pool is None:
             self._pool = _Pool(self._workers)
         pending: deque[Future[list[_Result]]] = deque()
         try:
             while chunk_items := list(itertools.islice(items, chunk)):
-                pending.append(self._pool.submit(function, chunk_items))
+                pending.append(self._pool.submit(function, chunk_items, threads))
                 if len(pending) == self._workers * _CHUNKS_PER_WORKER:
                     yield from pending.popleft().result()
             while pending:
@@ -173,12 +323,131 @@ class Engine:
             self._pool = None
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class _Batches(Generic[_Item, _Prepared]):
+    """Prepared batches by number, as torch's loader takes them."""
+
+    def __init__(
+        self,
+        prepare: Callable[[Sequence[_Item]], _Prepared],
+        items: Sequence[_Item],
+        batch_size: int,
+    ) -> None:
+        self._prepare = prepare
+        self._items = items
+        self._size = batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._items) / self._size)
+
+    def items(self, number: int) -> Sequence[_Item]:
+        return self._items[number * self._size : (number + 1) * self._size]
+
+    def __getitem__(self, number: int) -> _Prepared:
+        return self._prepare(self.items(number))
+
+
+def _as_it_is(prepared: _Prepared) -> _Prepared:
+    return prepared
+
+
+def prepared_batches(
+    prepare: Callable[[Sequence[_Item]], _Prepared],
+    items: Sequence[_Item],
+    batch_size: int,
+    workers: int | None,
+    *,
+    pin: bool,
+) -> Iterator[tuple[Sequence[_Item], _Prepared]]:
+    """Batches with what was made of them, in their order, by torch's own loader.
+
+    Parameters
+    ----------
+    prepare
+        From a batch of items to what is wanted of it; can be pickled.
+    items
+        The items.
+    batch_size
+        Items of a batch; the last may have fewer.
+    workers
+        Processes; 0 prepares in this one, None takes one per core up to 8, and none for a few
+        items.
+    pin
+        Put what was prepared where a GPU can copy it from while it works.
+
+    Raises
+    ------
+    CapError
+        If a worker process dies.
+    """
+    from torch.utils.data import DataLoader
+
+    if workers is None:
+        workers = 0 if len(items) < _FEW else min(_cores(), _MOST_PREPARING)
+    batches = _Batches(prepare, items, batch_size)
+    loader: Any = DataLoader(
+        batches,  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin,
+        # A forked copy of a process in which torch's threads run may hang.
+        multiprocessing_context="forkserver" if workers else None,
+        prefetch_factor=2 if workers else None,
+    )
+    try:
+        for number, prepared in enumerate(loader):
+            yield batches.items(number), prepared
+    except RuntimeError as error:
+        if "worker" not in str(error):
+            raise
+        msg = (
+            "a decoding process died, perhaps because (shared) memory ran out; "
+            "run the same command again, with --workers 1 if it happens twice"
+        )
+        raise CapError(msg) from error
+
+
 def map_ordered(
     function: Callable[[_Item], _Result], items: Iterable[_Item], *, workers: int | None
 ) -> Iterator[_Result]:
     """Results of a function for each item, in order, from processes that end with the last one.
 
-    As `Engine.map`, for a single call.
+    As `LocalEngine.map`, for a single call.
     """
-    with Engine(workers) as engine:
+    with LocalEngine(workers) as engine:
         yield from engine.map(function, items)
+
+
+class _Chosen(Protocol):
+    """The parameters of a stage that say where its work is done."""
+
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def ray_address(self) -> str | None: ...
+
+    @property
+    def workers(self) -> int | None: ...
+
+
+def engine_for(parameters: _Chosen, progress: Progress) -> Engine:
+    """The engine that a stage's parameters ask for.
+
+    Raises
+    ------
+    CapError
+        If Ray is asked for and not installed, or named without being asked for.
+    """
+    if parameters.engine == "ray":
+        from pipeline.ray_engine import RayEngine
+
+        return RayEngine(parameters.workers, parameters.ray_address, tell=progress.note)
+    if parameters.ray_address is not None:
+        msg = "--ray-address is for --engine ray"
+        raise CapError(msg)
+    return LocalEngine(parameters.workers, tell=progress.note)

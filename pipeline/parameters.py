@@ -7,6 +7,7 @@ They are also the options of the `cap` commands, the sections of `cap.toml`, and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from manifests.parameters import option
 
@@ -22,6 +23,28 @@ __all__ = [
     "ScoreParameters",
     "SplitParameters",
 ]
+
+
+def _engine() -> Any:
+    return option("local", "processes of this machine, or a Ray cluster", choices=("local", "ray"))
+
+
+def _ray_address() -> Any:
+    return option(
+        None,
+        "the cluster [default: RAY_ADDRESS, else one of this machine alone]",
+        metavar="HOST:PORT",
+    )
+
+
+def _photos_at() -> Any:
+    return option(
+        None,
+        "folder or URL, such as s3://BUCKET/photos, with a copy of the workspace's photos/ "
+        "[default: the workspace's own]",
+        kind="path",
+        metavar="PLACE",
+    )
 
 
 @dataclass(frozen=True)
@@ -121,6 +144,9 @@ class DedupParameters:
         metavar="S",
     )
     workers: int | None = option(None, "processes [default: one per core]", metavar="N")
+    engine: str = _engine()
+    ray_address: str | None = _ray_address()
+    photos_at: str | None = _photos_at()
 
 
 @dataclass(frozen=True)
@@ -148,6 +174,9 @@ class ScoreParameters:
         "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
     )
     workers: int | None = option(None, "processes that decode [default: by cores]", metavar="N")
+    engine: str = _engine()
+    ray_address: str | None = _ray_address()
+    photos_at: str | None = _photos_at()
     save_scores: bool = option(False, "keep the scores over the whole label space")
     save_embeddings: bool = option(False, "keep the image embeddings, as float16")
 
@@ -352,6 +381,9 @@ class DiscoverParameters:
         "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
     )
     workers: int | None = option(None, "processes that decode [default: by cores]", metavar="N")
+    engine: str = _engine()
+    ray_address: str | None = _ray_address()
+    photos_at: str | None = _photos_at()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from manifests.errors import CapError
 
 if TYPE_CHECKING:
     from manifests.workspace import Receipt, Workspace
+    from pipeline.engine import Engine
     from pipeline.models import Model, ModelOptions
 
 __all__ = ["load_scorer", "options_of", "run_for", "scorer", "spec_of"]
@@ -90,7 +91,13 @@ def options_of(
 
 
 def load_scorer(
-    workspace: Workspace, receipt: Receipt, named: str | None, *, device: str, precision: str
+    workspace: Workspace,
+    receipt: Receipt,
+    named: str | None,
+    engine: Engine,
+    *,
+    device: str,
+    precision: str,
 ) -> Model:
     """The model of a run, over the label space and with the prompts of the run.
 
@@ -102,6 +109,8 @@ def load_scorer(
         The run's, as `scorer` gives it.
     named
         The SPEC, or the run's name, that a person gave, if any.
+    engine
+        What it is loaded for.
     device, precision
         As in `ModelOptions`.
 
@@ -110,11 +119,11 @@ def load_scorer(
     CapError
         If it cannot be loaded, or is no longer what it was.
     """
-    from pipeline.models import ModelSpec, load_model
+    from pipeline.models import ModelSpec, load_for
 
     text = spec_of(receipt, named)
     options = options_of(workspace, receipt, device=device, precision=precision)
-    model = load_model(ModelSpec.parse(text), workspace.label_space, options)
+    model = load_for(engine, ModelSpec.parse(text), workspace.label_space, options)
     if model.digest != receipt.parameters["digest"]:
         run = receipt.table.removeprefix("predictions/")
         msg = f"{text} is no longer the model that made {run}; run `cap score --model {text}` again"

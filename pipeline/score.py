@@ -7,8 +7,9 @@ batch; a photo that cannot be read becomes a failed row.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +22,14 @@ from manifests.schema import PREDICTIONS
 from manifests.tables import from_rows
 from manifests.vocabulary import LabelSpace, label_space
 from manifests.workspace import Job, Outcome, Run
+from pipeline.engine import engine_for
 from pipeline.models.predictions import predictions_from
+from pipeline.photo_source import PhotoSource
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
     from manifests.workspace import Workspace
+    from pipeline.engine import Engine
     from pipeline.models import Model
     from pipeline.models.scoring import Scored
     from pipeline.parameters import ScoreParameters
@@ -41,6 +45,14 @@ class _Target:
     knows_class: bool
     save_scores: bool
     save_embeddings: bool
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """What scores, and where."""
+
+    model: Model
+    engine: Engine
 
 
 def _rows(
@@ -75,7 +87,7 @@ def _schema(target: _Target, embedding_dim: int | None) -> pa.Schema:
 
 def score(workspace: Workspace, parameters: ScoreParameters, progress: Progress) -> Outcome:
     """Score the kept photos with one model over one label space."""
-    from pipeline.models import ModelOptions, ModelSpec, load_model
+    from pipeline.models import ModelOptions, ModelSpec, load_for
 
     if parameters.model is None:
         msg = "scoring needs --model SPEC, such as open_clip:ViT-B-32-quickgelu:laion400m_e31"
@@ -94,18 +106,19 @@ def score(workspace: Workspace, parameters: ScoreParameters, progress: Progress)
         prompts=parameters.prompts,
         cache_dir=workspace.cache / "text",
     )
-    model = load_model(spec, labels, options)
-    target = _Target(
-        labels,
-        knows_class=labels.digest == own.digest,
-        save_scores=parameters.save_scores,
-        save_embeddings=parameters.save_embeddings,
-    )
-    name = f"{spec.slug}-{model.digest[:8]}"
-    job = _job(name, parameters, inputs, model, options.template(labels))
-    run = workspace.begin(job)
-    if not run.fresh:
-        _score_batches(run, photos, model, target, parameters, progress)
+    with engine_for(parameters, progress) as engine:
+        model = load_for(engine, spec, labels, options)
+        target = _Target(
+            labels,
+            knows_class=labels.digest == own.digest,
+            save_scores=parameters.save_scores,
+            save_embeddings=parameters.save_embeddings,
+        )
+        name = f"{spec.slug}-{model.digest[:8]}"
+        job = _job(name, parameters, inputs, model, options.template(labels))
+        run = workspace.begin(job)
+        if not run.fresh:
+            _score_batches(run, photos, _Scorer(model, engine), target, parameters, progress)
     return _outcome(workspace, name, fresh=run.fresh)
 
 
@@ -136,27 +149,47 @@ def _job(
 def _score_batches(
     run: Run,
     photos: pa.Table,
-    model: Model,
+    scorer: _Scorer,
     target: _Target,
     parameters: ScoreParameters,
     progress: Progress,
 ) -> None:
+    from pipeline.models.cache import VectorCache, score_once
     from pipeline.models.scoring import PhotoRef, score_photos
 
     unit = parameters.batch_size
-    items = photos.select(["photo_id", "class_index", "path"]).to_pylist()
-    store = run.workspace.photos
-    refs = [
-        PhotoRef(item["photo_id"], store.locate(item["path"])) for item in run.pending(items, unit)
+    items = photos.select(["photo_id", "class_index", "path", "sha256"]).to_pylist()
+    source = PhotoSource.of(run.workspace.photos, parameters.photos_at)
+    batches = [
+        [
+            (
+                item["sha256"],
+                PhotoRef(item["photo_id"], source.locate(item["path"], item["sha256"])),
+            )
+            for item in batch
+        ]
+        for _, batch in run.open_batches(items, unit)
     ]
     # One pass over all that is left, so that the decoding workers start only once.
-    results = itertools.chain.from_iterable(
-        score_photos(model, refs, batch_size=unit, workers=parameters.workers)
+    score = partial(
+        score_photos,
+        scorer.model,
+        batch_size=unit,
+        engine=scorer.engine,
+        threads=source.threads,
     )
-    schema = _schema(target, model.embedding_dim)
+    results: Iterator[list[Scored]]
+    if scorer.model.head is None and parameters.save_embeddings:
+        # The cache has a classifier's logits alone.
+        refs = [photo for batch in batches for _, photo in batch]
+        stream = itertools.chain.from_iterable(score(refs))
+        results = (list(itertools.islice(stream, len(batch))) for batch in batches)
+    else:
+        cache = VectorCache(run.workspace.cache / "vectors", scorer.model)
+        results = score_once(scorer.model, batches, cache, score)
+    schema = _schema(target, scorer.model.embedding_dim)
     for index, batch in run.batches(items, unit, progress):
-        scored = list(itertools.islice(results, len(batch)))
-        run.save(index, from_rows(_rows(batch, scored, target), schema))
+        run.save(index, from_rows(_rows(batch, next(results), target), schema))
     run.commit(run.saved())
 
 

@@ -19,6 +19,7 @@ from annotation.photo_rows import PhotoRows
 from manifests.errors import CapError
 from manifests.vocabulary import LabelSpace, label_space
 from pipeline.discover.regions import boxes_from, grid_boxes, read_boxes
+from pipeline.engine import LocalEngine
 from pipeline.models import ModelOptions, ModelSpec, load_model
 from pipeline.models.boxes import Box
 from pipeline.models.scoring import RegionsRef, score_regions
@@ -177,7 +178,7 @@ def test_cut_out_regions_are_scored_as_photos_of_their_own(model, tmp_path):
     ]
     found = [
         row
-        for batch in score_regions(model, refs, pooled=False, batch_size=3, workers=0)
+        for batch in score_regions(model, refs, pooled=False, batch_size=3, engine=LocalEngine(0))
         for row in batch
     ]
     with Image.open(file) as image:
@@ -195,7 +196,7 @@ def test_pooled_regions_lie_where_the_model_sees_them(model, tmp_path):
     file = save_photo(tmp_path / "a.png", 1, size=(96, 72))
     frame = model.frame(96, 72)
     refs = [RegionsRef("a", file, (96, 72), (frame, *frame.grid(2)))]
-    ((found,),) = score_regions(model, refs, pooled=True, batch_size=3, workers=0)
+    ((found,),) = score_regions(model, refs, pooled=True, batch_size=3, engine=LocalEngine(0))
     with Image.open(file) as image:
         seen = model.preprocess(image.convert("RGB"))[None]
     _, whole = model.score(seen)

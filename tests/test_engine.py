@@ -14,19 +14,19 @@ import pytest
 from conftest import REPOSITORY
 
 from manifests.errors import CapError
-from pipeline.engine import Engine, map_ordered
+from pipeline.engine import LocalEngine, map_ordered
 
 # A program whose two workers name themselves and then sleep far longer than the test waits.
 SLEEPERS = """
 import os, time
-from pipeline.engine import Engine
+from pipeline.engine import LocalEngine
 
 def sleep(seconds):
     os.write(1, f"{os.getpid()}\\n".encode())
     time.sleep(seconds)
 
 if __name__ == "__main__":
-    with Engine(2, patience=0) as engine:
+    with LocalEngine(2, patience=0) as engine:
         list(engine.map(sleep, [300, 300]))
 """
 
@@ -90,7 +90,7 @@ def sleepers(tmp_path):
 
 @pytest.mark.parametrize(("workers", "patience"), [(1, 0.5), (2, 0.5), (2, 0.0), (2, 0.05)])
 def test_results_come_in_the_order_of_the_items(workers, patience):
-    with Engine(workers, patience=patience) as engine:
+    with LocalEngine(workers, patience=patience) as engine:
         for count in (0, 1, 100):
             assert list(engine.map(double_slowly, range(count))) == [
                 2 * number for number in range(count)
@@ -102,12 +102,12 @@ def test_map_ordered_gives_what_a_loop_would():
 
 
 def test_short_work_stays_in_this_process():
-    with Engine(2) as engine:
+    with LocalEngine(2) as engine:
         assert set(engine.map(process_id, range(5))) == {os.getpid()}
 
 
 def test_long_work_moves_to_workers_that_serve_later_calls_too():
-    with Engine(2, patience=0.03) as engine:
+    with LocalEngine(2, patience=0.03) as engine:
         first = list(engine.map(process_id, range(60)))
         later = set(engine.map(process_id, range(60)))
     assert first[0] == os.getpid()
@@ -119,7 +119,7 @@ def test_long_work_moves_to_workers_that_serve_later_calls_too():
 
 def test_items_are_taken_a_bounded_number_ahead():
     items = itertools.count()
-    with Engine(2, patience=0) as engine:
+    with LocalEngine(2, patience=0) as engine:
         results = engine.map(double_slowly, items)
         assert [next(results) for _ in range(10)] == list(range(0, 20, 2))
         assert next(items) < 1000
@@ -128,14 +128,14 @@ def test_items_are_taken_a_bounded_number_ahead():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_exception_in_the_function_is_raised(workers):
     with (
-        Engine(workers, patience=0) as engine,
+        LocalEngine(workers, patience=0) as engine,
         pytest.raises(ValueError, match="three is refused"),
     ):
         list(engine.map(refuse_three, range(10)))
 
 
 def test_a_worker_that_dies_is_told_and_the_engine_works_again():
-    with Engine(2, patience=0) as engine:
+    with LocalEngine(2, patience=0) as engine:
         with pytest.raises(CapError, match=r"worker process died.*run the same command again"):
             list(engine.map(die_at_three, range(100)))
         assert list(engine.map(double_slowly, range(20))) == list(range(0, 40, 2))
@@ -145,7 +145,7 @@ def test_leaving_by_an_exception_does_not_wait_for_the_work_in_hand():
     started = time.monotonic()
 
     def leave() -> None:
-        with Engine(2, patience=0) as engine:
+        with LocalEngine(2, patience=0) as engine:
             results = engine.map(time.sleep, [0.0, *[300.0] * 7])
             next(results)
             raise KeyboardInterrupt

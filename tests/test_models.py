@@ -21,6 +21,7 @@ from PIL import Image
 from manifests.errors import CapError
 from manifests.photos import open_image
 from manifests.vocabulary import LabelSpace, label_space
+from pipeline.engine import LocalEngine
 from pipeline.models import ModelOptions, ModelSpec, load_model
 from pipeline.models.open_clip_family import check_activation, templates
 from pipeline.models.predictions import predictions_from
@@ -52,8 +53,9 @@ def load(spec: str, labels: LabelSpace = ANIMALS, **options):
     return load_model(ModelSpec.parse(spec), labels, ModelOptions(device="cpu", **options))
 
 
-def scores(model, photos, **options) -> list:
-    return [row for batch in score_photos(model, photos, **options) for row in batch]
+def scores(model, photos, *, batch_size: int, workers: int = 0) -> list:
+    batches = score_photos(model, photos, batch_size=batch_size, engine=LocalEngine(workers))
+    return [row for batch in batches for row in batch]
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
@@ -177,7 +179,7 @@ def test_a_model_that_returns_nan_gives_rows_that_say_so(spec, photos):
     model = load(spec)
     with torch.no_grad():
         model._head[1] = float("nan")
-    rows = scores(model, photos[:2], batch_size=2, workers=0)
+    rows = scores(model, photos[:2], batch_size=2)
     assert {row.error for row in rows} == {"the model returned a score that is not a number"}
 
 
@@ -336,4 +338,4 @@ def test_a_png_with_transparency_and_a_grey_photo_become_rgb(tmp_path, spec):
     Image.new("RGBA", (40, 40), (255, 0, 0, 0)).save(tmp_path / "a.png")
     Image.new("L", (40, 40), 99).save(tmp_path / "b.jpg")
     refs = [PhotoRef(p.name, p) for p in sorted(tmp_path.iterdir())]
-    assert all(row.error is None for row in scores(model, refs, batch_size=2, workers=0))
+    assert all(row.error is None for row in scores(model, refs, batch_size=2))

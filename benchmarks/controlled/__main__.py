@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import click
 import numpy as np
 
 from .discovery import BASELINES
-from .settings import VALID_GAP, Effort, discover, run, settings
+from .mitigation import WEIGHTS
+from .settings import VALID_GAP, Choices, Effort, run, settings, try_choices, tuning_settings
 from .tables import discovery_table, invalid_table, mitigation_table
 from .work import each
 
@@ -31,14 +33,23 @@ def _told(rows: Iterable[Row], count: int) -> list[Row]:
     return found
 
 
-def tuned(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """What is best on average over valid settings, for each baseline."""
-    valid = [row for row in rows if row["gap"] >= VALID_GAP]
+def tuned(rows: list[Row]) -> dict[str, Choices]:
+    """What is best on average over the valid settings of each world."""
     best = {}
-    for name, (_, grid) in BASELINES.items():
-        means = np.mean([row["precision"][name] for row in valid], axis=0)
-        best[name] = grid[int(means.argmax())]
+    for world in dict.fromkeys(row["world"] for row in rows):
+        valid = [row for row in rows if row["world"] == world and row["gap"] >= VALID_GAP]
+        baselines = {
+            name: grid[_best([row["precision"][name] for row in valid])]
+            for name, (_, grid) in BASELINES.items()
+        }
+        worst = [row["worst"] for row in valid if row["worst"] is not None]
+        best[world] = Choices(baselines, WEIGHTS[_best(worst)])
     return best
+
+
+def _best(values: list[list[float]]) -> int:
+    """The choice with the highest mean; the first where there is nothing to tell them apart."""
+    return int(np.mean(values, axis=0).argmax()) if values else 0
 
 
 @click.command(help=__doc__)
@@ -52,15 +63,15 @@ def tuned(rows: list[Row]) -> dict[str, dict[str, float]]:
 def main(count: int, workers: int, out: Path | None) -> None:
     """Run it."""
     grids = {name: grid for name, (_, grid) in BASELINES.items()}
-    effort, apart, every = Effort(), settings(0, tuning=True), settings(count)
-    tuning = each(partial(discover, choices=grids, effort=effort), apart, workers)
+    effort, apart, every = Effort(), tuning_settings(), settings(count)
+    tuning = each(partial(try_choices, grids=grids, effort=effort), apart, workers)
     choices = tuned(_told(tuning, len(apart)))
     rows = _told(each(partial(run, choices=choices, effort=effort), every, workers), count)
     if out is not None:
-        out.write_text(json.dumps({"choices": choices, "rows": rows}, indent=1) + "\n")
-    print(
-        "Tuned: " + "; ".join(f"{name} {json.dumps(own)}" for name, own in choices.items()) + "\n"
-    )
+        told = {world: asdict(own) for world, own in choices.items()}
+        out.write_text(json.dumps({"choices": told, "rows": rows}, indent=1) + "\n")
+    for world, own in choices.items():
+        print(f"Tuned on {world}: {json.dumps(asdict(own))}\n")
     for table in (discovery_table, mitigation_table, invalid_table):
         print(table(rows) + "\n")
 

@@ -1,7 +1,8 @@
-"""Toy animals in one quadrant, and the same background in all four.
+"""Toy animals in one quadrant, and one background in the three others.
 
-Drawn as the photos of `cap demo`; what is planted is one of the backgrounds. Tiles are drawn once,
-some to be learned from and others to be measured on.
+Drawn as the photos of `cap demo`; what is planted is one of the backgrounds. The animal itself
+stands on any of them, so that what an image is of and what is planted lie in different regions.
+Tiles are drawn once, some to be learned from and others to be measured on.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ _LOOKS = {
 
 _SPREAD = 0.15
 """Of the marks of an animal: look-alikes hardly overlap."""
-_ANIMALS, _PLACES = 30, 50
+_ANIMALS, _PLACES = 30, 600
 """Tiles of each animal on each background, and of each background, for each part."""
-_SCENES = 600
+_SCENES = 1_800
 _KNOWN = 25
 
 
@@ -73,7 +74,7 @@ class Animals:
     def draw(
         self, rng: np.random.Generator, label: Ints, has: Bools, feature: str, part: str
     ) -> Planted:
-        """An animal in a quadrant drawn for each image; others stand on any other background."""
+        """An animal in a quadrant drawn for each image; other images show any other background."""
         others = [scene for scene in SCENERIES if scene != feature]
         scenes = [feature if own else str(rng.choice(others)) for own in has.tolist()]
         core = rng.integers(0, 4, len(label))
@@ -92,7 +93,8 @@ class Animals:
         animals, places = self._tiles[part]
         quadrants = list(places[scene][rng.integers(0, _PLACES, 4)])
         if label is not None:
-            quadrants[core] = animals[label, scene][rng.integers(0, _ANIMALS)]
+            ground = str(rng.choice(self.features))
+            quadrants[core] = animals[label, ground][rng.integers(0, _ANIMALS)]
         return compose(quadrants)
 
     def captioned(self, rng: np.random.Generator) -> tuple[Pixels, list[str]]:

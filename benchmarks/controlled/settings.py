@@ -8,7 +8,7 @@ label more often with the feature than without it, by `VALID_GAP` at least.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -23,11 +23,22 @@ from pipeline.discover.findings import Findings, Regions
 from .animals import Animals
 from .digits import Digits
 from .discovery import BASELINES, Evidence, precision_at, random_order, ravl
-from .mitigation import METHODS, Suspects, Tuning, accuracy, fine_tuned, wise_ft
+from .mitigation import METHODS, WEIGHTS, Suspects, Tuning, accuracy, fine_tuned, wise_ft
 from .models import embedded, pretrained, text_head
 from .planted import QUADRANTS, Planted, World, tied
 
-__all__ = ["STRENGTHS", "TUNING", "VALID_GAP", "Effort", "Setting", "discover", "run", "settings"]
+__all__ = [
+    "STRENGTHS",
+    "TUNING",
+    "VALID_GAP",
+    "Choices",
+    "Effort",
+    "Setting",
+    "run",
+    "settings",
+    "try_choices",
+    "tuning_settings",
+]
 
 VALID_GAP = 0.10
 STRENGTHS = (0.7, 0.8, 0.9, 0.95, 0.99)
@@ -86,24 +97,35 @@ class Effort:
     held_back: int = 200
     measure: int = 1_000
     epochs: int = 8
-    rates: tuple[float, ...] = (1e-3, 2e-3)
+    rates: tuple[float, ...] = (1.5e-3, 3e-3)
 
 
-def settings(count: int, *, tuning: bool = False) -> list[Setting]:
-    """The first settings in an order drawn once, half of each world; or those to tune on."""
-    chosen = []
-    for place, (name, kind) in enumerate(_WORLDS.items()):
-        ties = list(itertools.product(kind.classes, kind.features, STRENGTHS))
-        order = np.random.default_rng([place, 2024]).permutation(len(ties))
-        own = [ties[i] for i in order]
-        of_world = -(-(count - place) // len(_WORLDS))
-        picked = (
-            own[:TUNING] if tuning else [*itertools.islice(itertools.cycle(own[TUNING:]), of_world)]
-        )
-        first = 0 if tuning else TUNING
-        chosen.append([Setting(name, *tie, first + i) for i, tie in enumerate(picked)])
-    turns = itertools.zip_longest(*chosen)
-    return [setting for turn in turns for setting in turn if setting is not None]
+def _ties(world: str) -> list[tuple[str, str, float]]:
+    """Label, feature and strength of all ties of a world, in an order drawn once."""
+    kind = _WORLDS[world]
+    ties = list(itertools.product(kind.classes, kind.features, STRENGTHS))
+    order = np.random.default_rng([list(_WORLDS).index(world), 2024]).permutation(len(ties))
+    return [ties[i] for i in order]
+
+
+def tuning_settings() -> list[Setting]:
+    """The first ties of each world, which methods are tuned on and none is measured on."""
+    return [
+        Setting(world, *tie, number)
+        for world in _WORLDS
+        for number, tie in enumerate(_ties(world)[:TUNING])
+    ]
+
+
+def _endless(world: str) -> Iterator[Setting]:
+    for i, tie in enumerate(itertools.cycle(_ties(world)[TUNING:])):
+        yield Setting(world, *tie, TUNING + i)
+
+
+def settings(count: int) -> list[Setting]:
+    """The first of the other ties, the worlds in turns; they come again where there are no more."""
+    turns = itertools.chain.from_iterable(zip(*map(_endless, _WORLDS), strict=True))
+    return list(itertools.islice(turns, count))
 
 
 @cache
@@ -170,20 +192,55 @@ def _evidence(model: Any, head: torch.Tensor, look: Planted, seed: int) -> Evide
 Row = dict[str, Any]
 
 
-def discover(
-    setting: Setting, choices: Mapping[str, list[dict[str, float]]], effort: Effort
+@dataclass(frozen=True)
+class Choices:
+    """What the methods were tuned to.
+
+    Attributes
+    ----------
+    baselines
+        Arguments of each baseline of discovery.
+    weight
+        λ of the region-aware losses.
+    """
+
+    baselines: Mapping[str, dict[str, float]]
+    weight: float
+
+
+def try_choices(
+    setting: Setting, grids: Mapping[str, list[dict[str, float]]], effort: Effort
 ) -> Row:
-    """Precision at 10 of each baseline with each of some choices; to tune them."""
+    """Precision at 10 of baselines, and the worst group's accuracy, with each of some choices.
+
+    Returns
+    -------
+    dict
+        The setting, its `gap`, `precision` by baseline and choice, and `worst` by λ.
+    """
     learned = _learn(setting, effort)
     shows = learned.look.shows.ravel()
     found = {
         name: [precision_at(BASELINES[name][0](learned.evidence, **one), shows) for one in own]
-        for name, own in choices.items()
+        for name, own in grids.items()
     }
-    return {**asdict(setting), "gap": learned.gap, "precision": found}
+    row = {**asdict(setting), "gap": learned.gap, "precision": found, "worst": None}
+    order, findings = ravl(learned.evidence)
+    if learned.gap >= VALID_GAP and len(order):
+        suspects = _suspects(learned, findings)
+        row["worst"] = [_worst(learned, suspects, weight) for weight in WEIGHTS]
+    return row
 
 
-def run(setting: Setting, choices: Mapping[str, dict[str, float]], effort: Effort) -> Row:
+def _worst(learned: _Learned, suspects: Suspects, weight: float) -> float:
+    model = fine_tuned(
+        learned.start, learned.head, learned.tuning, "region-aware", suspects, weight=weight
+    )
+    image, _ = accuracy(model, learned.head, learned.measure)
+    return image.worst
+
+
+def run(setting: Setting, choices: Mapping[str, Choices], effort: Effort) -> Row:
     """All methods on one setting.
 
     Parameters
@@ -191,7 +248,7 @@ def run(setting: Setting, choices: Mapping[str, dict[str, float]], effort: Effor
     setting
         The setting.
     choices
-        What each baseline was tuned to.
+        What the methods were tuned to, by world.
     effort
         How much goes into it.
 
@@ -209,10 +266,10 @@ def run(setting: Setting, choices: Mapping[str, dict[str, float]], effort: Effor
     order, found = ravl(evidence)
     orders = {"RaVL": order, "Random": random_order(evidence)}
     for name, (method, _) in BASELINES.items():
-        orders[name] = method(evidence, **choices[name])
+        orders[name] = method(evidence, **choices[setting.world].baselines[name])
     row["precision"] = {name: precision_at(own, shows) for name, own in orders.items()}
     suspects = _suspects(learned, found) if len(order) else None
-    row["accuracy"] = _mitigated(learned, suspects)
+    row["accuracy"] = _mitigated(learned, suspects, choices[setting.world].weight)
     return row
 
 
@@ -228,14 +285,14 @@ def _suspects(learned: _Learned, found: Findings | None) -> Suspects:
     return Suspects(spurious)
 
 
-def _mitigated(learned: _Learned, suspects: Suspects | None) -> Row:
+def _mitigated(learned: _Learned, suspects: Suspects | None, weight: float) -> Row:
     """Accuracy by method; where nothing was found, every method is plain fine-tuning."""
     models = {"finetune": learned.model, "wise-ft": wise_ft(learned.start, learned.model)}
     for method in METHODS:
         models[method] = learned.model
         if suspects is not None:
             models[method] = fine_tuned(
-                learned.start, learned.head, learned.tuning, method, suspects
+                learned.start, learned.head, learned.tuning, method, suspects, weight=weight
             )
     told = {}
     for method, model in models.items():

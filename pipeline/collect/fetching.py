@@ -24,7 +24,7 @@ from manifests.progress import reason_of
 from manifests.schema import PHOTOS
 from manifests.tables import count_by, from_rows
 from pipeline.collect.download import Arrival, Downloader, Politeness, Wanted
-from pipeline.engine import Engine
+from pipeline.engine import LocalEngine
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
@@ -205,7 +205,7 @@ def fetch_listing(
     done = totals - sum((_counts(batch) for _, batch in batches), Counter())
     with (
         Downloader(run.folder / "arrived", politeness, progress.note) as downloader,
-        Engine(workers) as engine,
+        LocalEngine(workers) as engine,
         progress.board("collect", totals, done) as count,
     ):
         fetching = _Fetching(run, downloader)

@@ -24,7 +24,7 @@ from manifests.schema import PHOTOS
 from manifests.tables import from_rows
 from manifests.vocabulary import LabelSpace, resolve_license
 from manifests.workspace import Job, Outcome, Run, Workspace, now
-from pipeline.engine import Engine
+from pipeline.engine import LocalEngine
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
@@ -269,7 +269,7 @@ def _collect_batches(
     progress: Progress,
 ) -> None:
     collect_one = partial(_collect_one, root=listing.root, store=run.workspace.photos)
-    with Engine(workers) as engine:
+    with LocalEngine(workers) as engine:
         for index, photos in run.batches(listing.photos, _BATCH, progress):
             columns = engine.map(collect_one, photos)
             rows = [

@@ -6,6 +6,7 @@ pairs, of which one is new, the groups and the keepers are pure and follow from 
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.errors import CapError, PhotoError
-from manifests.photos import PhotoStore
 from manifests.schema import DUPLICATES
 from manifests.tables import count_by, from_rows, whole
 from manifests.workspace import Job, Outcome
-from pipeline.engine import Engine
+from pipeline.engine import engine_for
+from pipeline.photo_source import PhotoSource
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from manifests.progress import Progress
     from manifests.workspace import Run, Workspace
     from pipeline.dedup.known import Known
@@ -34,12 +37,12 @@ _BATCH = 32
 """Photos per batch: small enough that a kill costs little, large enough to keep workers busy."""
 
 
-def _hash_one(photo: dict[str, Any], store: PhotoStore) -> dict[str, Any]:
+def _hash_one(photo: dict[str, Any], source: PhotoSource) -> dict[str, Any]:
     from pipeline.dedup.hashing import phash
 
     row = {"photo_id": photo["photo_id"], "status": "ok"}
     try:
-        return {**row, "phash": phash(store.read(photo["path"], photo["sha256"]))}
+        return {**row, "phash": phash(source.read(photo["path"], photo["sha256"]))}
     except PhotoError as error:
         return {**row, "status": "failed", "error": str(error)}
 
@@ -65,7 +68,7 @@ def dedup(workspace: Workspace, parameters: DedupParameters, progress: Progress)
         inputs["embeddings"] = embeddings.digest
     run = workspace.begin(_job(parameters, inputs))
     if not run.fresh:
-        hashed = _hash_photos(run, stored, known, parameters.workers, progress)
+        hashed = _hash_photos(run, stored, known, parameters, progress)
         against = None if reference is None else reference.photos
         linked = _link_hashes(hashed, against, parameters.distance, known)
         near = None if embeddings is None else _alike(embeddings, parameters.similarity, progress)
@@ -83,7 +86,7 @@ def _job(parameters: DedupParameters, inputs: dict[str, str]) -> Job:
 
 
 def _hash_photos(
-    run: Run, stored: pa.Table, known: Known, workers: int | None, progress: Progress
+    run: Run, stored: pa.Table, known: Known, parameters: DedupParameters, progress: Progress
 ) -> pa.Table:
     """Rows with the hash of each photo, or why it has none."""
     from pipeline.dedup.groups import first_of_content
@@ -93,22 +96,33 @@ def _hash_photos(
     # Of photos with the same bytes the first is hashed, for all.
     first, copies = np.unique(first_of_content(photos["sha256"]), return_inverse=True)
     firsts = photos.take(first)
-    hash_one = partial(_hash_one, store=run.workspace.photos)
-    with Engine(workers) as engine:
-        # Photos with a known hash are in the batches too, so that a resumed run cuts the same ones
-        # whatever is known by then.
-        for index, positions in run.batches(range(firsts.num_rows), _BATCH, progress):
+    source = PhotoSource.of(run.workspace.photos, parameters.photos_at)
+    # Photos with a known hash are in the batches too, so that a resumed run cuts the same ones
+    # whatever is known by then.
+    every = range(firsts.num_rows)
+    todo = firsts.take(pa.array(run.pending(every, _BATCH), pa.int64()))
+    todo = todo.filter(pc.is_null(todo["phash"])).select(["photo_id", "path", "sha256"])
+    with engine_for(parameters, progress) as engine:
+        # One pass over all that is left, so that no process waits where a batch ends.
+        made = engine.map(
+            partial(_hash_one, source=source), _each_row(todo), threads=source.threads
+        )
+        for index, positions in run.batches(every, _BATCH, progress):
             batch = firsts.slice(positions[0], len(positions))
-            unknown = pc.is_null(batch["phash"])
-            made = engine.map(hash_one, batch.filter(unknown).to_pylist())
-            standing = batch.filter(pc.invert(unknown)).select(["photo_id", "phash"])
+            standing = batch.filter(pc.is_valid(batch["phash"])).select(["photo_id", "phash"])
             standing = standing.append_column("status", pa.repeat("ok", standing.num_rows))
-            rows = [from_rows(list(made), DUPLICATES.schema), standing]
+            new = list(itertools.islice(made, batch["phash"].null_count))
+            rows = [from_rows(new, DUPLICATES.schema), standing]
             run.save(index, pa.concat_tables(rows, promote_options="default"))
     hashed = run.saved()
     new = pa.table([firsts["sha256"], hashed["phash"]], names=["sha256", "phash"])
     known.add_hashes(new.filter(pc.is_null(firsts["phash"])))
     return hashed.take(copies).set_column(0, "photo_id", photos["photo_id"])
+
+
+def _each_row(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=1024):
+        yield from batch.to_pylist()
 
 
 def _link_hashes(

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from manifests.errors import CapError, PhotoError
 from manifests.schema import DUPLICATES
 from manifests.tables import read_table, table_digest, whole
-from pipeline.engine import Engine
+from pipeline.engine import LocalEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ def _hash_file(file: Path) -> int | None:
 
 def _from_folder(root: Path, workers: int | None, known: Known, progress: Progress) -> pa.Table:
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    with Engine(workers) as engine:
+    with LocalEngine(workers) as engine:
         contents = _mapped(engine, _digest_file, files, "reference files", progress)
         digests = pa.array(contents, pa.string())
         earlier = known.hashes()
@@ -80,7 +80,7 @@ def _from_folder(root: Path, workers: int | None, known: Known, progress: Progre
 
 
 def _mapped(
-    engine: Engine,
+    engine: LocalEngine,
     function: Callable[[Path], _Found],
     files: list[Path],
     name: str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,14 @@ from manifests.tables import from_rows
 from manifests.workspace import Job
 from pipeline.discover.regions import Boxes, boxes_digest, boxes_from, grid_boxes, read_boxes
 from pipeline.discover.scored import ScoredPhotos
+from pipeline.engine import engine_for
+from pipeline.photo_source import PhotoSource
 from pipeline.runs import load_scorer, scorer
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
     from manifests.workspace import Run, Workspace
+    from pipeline.engine import Engine
     from pipeline.models import Model
     from pipeline.models.scoring import ScoredRegions
     from pipeline.parameters import DiscoverParameters
@@ -65,39 +69,46 @@ def look(
     run = workspace.begin(job)
     if run.fresh:
         return True
-    model = load_scorer(
-        workspace,
-        receipt,
-        parameters.model,
-        device=parameters.device,
-        precision=parameters.precision,
-    )
-    if model.embedding_dim is None:
-        msg = f"{model.name} gives no embeddings, so that its regions cannot be clustered"
-        raise CapError(msg)
-    if boxes is None:
-        boxes = grid_boxes(photos.rows.to_pylist(), model.frame, parameters.grid)
-    _score_batches(run, photos, boxes, model, parameters, progress)
+    with engine_for(parameters, progress) as engine:
+        model = load_scorer(
+            workspace,
+            receipt,
+            parameters.model,
+            engine,
+            device=parameters.device,
+            precision=parameters.precision,
+        )
+        if model.embedding_dim is None:
+            msg = f"{model.name} gives no embeddings, so that its regions cannot be clustered"
+            raise CapError(msg)
+        if boxes is None:
+            boxes = grid_boxes(photos.rows.to_pylist(), model.frame, parameters.grid)
+        _score_batches(run, photos, boxes, _Looker(model, engine, parameters), progress)
     return False
 
 
+@dataclass(frozen=True)
+class _Looker:
+    """What looks at regions, where, and how."""
+
+    model: Model
+    engine: Engine
+    parameters: DiscoverParameters
+
+
 def _score_batches(
-    run: Run,
-    photos: ScoredPhotos,
-    boxes: Boxes,
-    model: Model,
-    parameters: DiscoverParameters,
-    progress: Progress,
+    run: Run, photos: ScoredPhotos, boxes: Boxes, looker: _Looker, progress: Progress
 ) -> None:
     from pipeline.models.scoring import RegionsRef, score_regions
 
-    store = run.workspace.photos
-    told = ["photo_id", "path", "width", "height", "predicted_index"]
+    model, parameters = looker.model, looker.parameters
+    source = PhotoSource.of(run.workspace.photos, parameters.photos_at)
+    told = ["photo_id", "path", "sha256", "width", "height", "predicted_index"]
     items = [row for row in photos.rows.select(told).to_pylist() if row["photo_id"] in boxes]
     refs = [
         RegionsRef(
             item["photo_id"],
-            store.locate(item["path"]),
+            source.locate(item["path"], item["sha256"]),
             (item["width"], item["height"]),
             boxes[item["photo_id"]],
         )
@@ -110,7 +121,8 @@ def _score_batches(
             refs,
             pooled=parameters.embed == "pool",
             batch_size=parameters.batch_size,
-            workers=parameters.workers,
+            engine=looker.engine,
+            threads=source.threads,
         )
     )
     schema = _schema(int(model.embedding_dim or 0))

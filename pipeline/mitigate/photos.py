@@ -19,9 +19,10 @@ import torch
 
 from annotation.assignment import draw
 from manifests.tables import observers
+from pipeline.engine import prepared_batches
 from pipeline.mitigate.training import Batch
 from pipeline.models.boxes import Box
-from pipeline.models.scoring import Decoded, decoded
+from pipeline.models.scoring import Decode, Decoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,8 +185,9 @@ def batches(
     workers
         Processes that decode; None takes one per core.
     """
-    prepare = partial(_views, model.preprocess, regions == "crop")
-    for here, batch in decoded(model, photos, prepare, batch_size, workers):
+    decode: Decode[LabelledPhoto] = Decode(partial(_views, model.preprocess, regions == "crop"))
+    on_gpu = str(model.description["device"]).startswith("cuda")
+    for here, batch in prepared_batches(decode, photos, batch_size, workers, pin=on_gpu):
         wrong = [
             f"{photo.photo_id}: {error}"
             for photo, error in zip(here, batch.errors, strict=True)

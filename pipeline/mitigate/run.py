@@ -15,6 +15,7 @@ import torch
 from manifests.errors import CapError
 from manifests.schema import MITIGATIONS
 from manifests.tables import from_rows, replacing
+from pipeline.engine import LocalEngine
 from pipeline.mitigate.losses import Choices
 from pipeline.mitigate.photos import LabelledPhoto, batches, epoch_order, kept_apart, labelled
 from pipeline.mitigate.training import Losses, Settings, Trainer, interpolated
@@ -60,6 +61,7 @@ def fine_tune(
         workspace,
         receipt,
         parameters.model,
+        LocalEngine(parameters.workers),
         device=parameters.device,
         precision=parameters.precision,
     )
@@ -226,7 +228,7 @@ def _measured(model: Model, photos: Sequence[LabelledPhoto], parameters: Mitigat
     right: list[bool] = []
     seen: list[LabelledPhoto] = []
     results = score_photos(
-        model, photos, batch_size=parameters.batch_size, workers=parameters.workers
+        model, photos, batch_size=parameters.batch_size, engine=LocalEngine(parameters.workers)
     )
     by_id = {photo.photo_id: photo for photo in photos}
     for batch in results:

@@ -7,6 +7,6 @@ A model is written FAMILY:ARCHITECTURE[:WEIGHTS]. To add a family, write a modul
 
 from __future__ import annotations
 
-from pipeline.models.registry import Model, ModelOptions, ModelSpec, load_model
+from pipeline.models.registry import Model, ModelOptions, ModelSpec, load_for, load_model
 
-__all__ = ["Model", "ModelOptions", "ModelSpec", "load_model"]
+__all__ = ["Model", "ModelOptions", "ModelSpec", "load_for", "load_model"]

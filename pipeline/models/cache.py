@@ -9,29 +9,43 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from manifests.errors import CapError
-from manifests.tables import replacing
+from manifests.tables import replacing, whole
+from pipeline.engine import LocalEngine
 from pipeline.models.registry import network_digest, published_name
-from pipeline.models.scoring import score_photos
+from pipeline.models.scoring import Scored, score_photos
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
     from pipeline.models.registry import Model
     from pipeline.models.scoring import Photo
 
-__all__ = ["Batches", "VectorCache", "cached_scores"]
+__all__ = ["Batches", "VectorCache", "cached_scores", "score_once", "scores_from"]
 
 _PARTS_AT_MOST = 200
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The file and the row that each photo's vector lies in, and the length of vectors."""
+
+    files: list[Path]
+    width: int
+    sha256: pa.Array
+    file: NDArray[np.int64]
+    row: NDArray[np.int64]
 
 
 class VectorCache:
@@ -50,10 +64,11 @@ class VectorCache:
         name = f"{network_digest(description)[:32]}-{description['precision']}"
         self._folder = folder / name
 
-    def missing(self, photos: Sequence[str]) -> list[str]:
-        """Which of these photos, by sha256, have no vector yet; each once, in their order."""
-        known = {sha256 for file in self._files() for sha256 in self._read(file, ["sha256"])[0]}
-        return [sha256 for sha256 in dict.fromkeys(photos) if sha256 not in known]
+    def known(self, photos: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of these photos, by sha256, have a vector; of shape (photos,)."""
+        places = pc.index_in(pa.array(photos, pa.string()), value_set=self._index.sha256)
+        known: NDArray[np.bool_] = pc.is_valid(places).to_numpy(zero_copy_only=False)
+        return known
 
     def add(self, photos: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Keep the vectors of some photos, (photos, d)."""
@@ -62,35 +77,137 @@ class VectorCache:
         name = hashlib.sha256("".join(photos).encode()).hexdigest()
         with replacing(self._folder / f"{name}.parquet") as temporary:
             pq.write_table(table, temporary, compression="none", use_dictionary=False)
+        self.__dict__.pop("_index", None)
 
     def read(self, photos: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of photos that all have one, (photos, d)."""
-        wanted: dict[str, list[int]] = {}
-        for row, sha256 in enumerate(photos):
-            wanted.setdefault(sha256, []).append(row)
+        index = self._index
+        places = pc.index_in(pa.array(photos, pa.string()), value_set=index.sha256)
+        places = places.to_numpy(zero_copy_only=False)
         found: NDArray[np.float32] | None = None
-        for file in self._files():
-            names, vectors = self._read(file, ["sha256", "vector"])
+        for number in np.unique(index.file[places]):
+            wanted = np.flatnonzero(index.file[places] == number)
+            values = self._read(index.files[number], "vector").flatten().to_numpy()
+            vectors = values.reshape(-1, index.width)
             if found is None:
-                found = np.empty((len(photos), vectors.shape[1]), np.float32)
-            for name, vector in zip(names, vectors, strict=True):
-                found[wanted.get(name, [])] = vector
+                found = np.empty((len(photos), index.width), np.float32)
+            found[wanted] = vectors[index.row[places[wanted]]]
         return np.empty((0, 0), np.float32) if found is None else found
 
-    def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("*.parquet"))
+    @cached_property
+    def _index(self) -> _Index:
+        """Where each photo's vector lies; made anew after something was added."""
+        files = sorted(self._folder.glob("*.parquet"))
+        names = [self._read(file, "sha256") for file in files]
+        counts = [len(part) for part in names]
+        width = 0
+        if files:
+            width = pq.read_schema(files[0]).field("vector").type.list_size
+        return _Index(
+            files,
+            width,
+            pa.concat_arrays(names) if names else pa.array([], pa.string()),
+            np.repeat(np.arange(len(files)), counts),
+            np.concatenate([np.arange(count) for count in counts] or [np.empty(0, np.int64)]),
+        )
 
-    def _read(self, file: Path, columns: list[str]) -> tuple[list[str], NDArray[np.float32]]:
+    def _read(self, file: Path, column: str) -> pa.Array:
         try:
-            table = pq.read_table(file, columns=columns, partitioning=None)
+            table = pq.read_table(file, columns=[column], partitioning=None)
         except (pa.ArrowInvalid, OSError) as error:
             msg = f"{file} cannot be read; remove it, and its photos are scored again"
             raise CapError(msg) from error
-        names = table["sha256"].to_pylist()
-        if "vector" not in columns:
-            return names, np.empty((len(names), 0), np.float32)
-        values = table["vector"].combine_chunks().flatten().to_numpy()
-        return names, values.reshape(len(names), -1)
+        return whole(table[column])
+
+
+def scores_from(model: Model, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores over a model's label space, (photos, labels), of vectors that the cache keeps.
+
+    They do not depend on which photos are asked about together.
+    """
+    if model.head is None:
+        return vectors
+    products = vectors.astype(np.float64) @ model.head.T.astype(np.float64)
+    return products.astype(np.float32)
+
+
+def score_once(
+    model: Model,
+    batches: Sequence[Sequence[tuple[str, Photo]]],
+    cache: VectorCache,
+    score: Callable[[Sequence[Photo]], Iterator[list[Scored]]],
+) -> Iterator[list[Scored]]:
+    """Results for photos, batch by batch; of those whose vectors are known, without another look.
+
+    Parameters
+    ----------
+    model
+        A loaded model.
+    batches
+        The photos with their sha256.
+    cache
+        Where vectors are kept. Those of a classifier are its logits, so that known photos have no
+        embedding in their results.
+    score
+        Scores photos, as `score_photos` does; called once.
+    """
+    known = [cache.known([sha256 for sha256, _ in batch]) for batch in batches]
+    todo = [
+        photo
+        for batch, there in zip(batches, known, strict=True)
+        for (_, photo), is_there in zip(batch, there, strict=True)
+        if not is_there
+    ]
+    results = itertools.chain.from_iterable(score(todo))
+    for batch, there in zip(batches, known, strict=True):
+        names = np.array([sha256 for sha256, _ in batch], object)
+        fresh = list(itertools.islice(results, int((~there).sum())))
+        made = _vectors(model, names[~there].tolist(), fresh)
+        if made:
+            cache.add(list(made), np.stack(list(made.values())))
+        old = names[there].tolist()
+        vectors = {**dict(zip(old, cache.read(old), strict=True)), **made}
+        scores = dict(zip(vectors, _scores_of(model, list(vectors.values())), strict=True))
+        new = iter(fresh)
+        yield [
+            _once(
+                photo.photo_id,
+                None if is_there else next(new),
+                scores.get(sha256),
+                None if model.head is None else vectors.get(sha256),
+            )
+            for (sha256, photo), is_there in zip(batch, there, strict=True)
+        ]
+
+
+def _scores_of(model: Model, vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    if not vectors:
+        return np.empty((0, 0), np.float32)
+    return scores_from(model, np.stack(vectors))
+
+
+def _once(
+    photo_id: str,
+    fresh: Scored | None,
+    scores: NDArray[np.float32] | None,
+    embedding: NDArray[np.float32] | None,
+) -> Scored:
+    """A result from what is kept; of a fresh one, its error, or the embedding that is not."""
+    if fresh is None:
+        return Scored(photo_id, scores, embedding)
+    return replace(fresh, scores=None if fresh.scores is None else scores)
+
+
+def _vectors(
+    model: Model, names: Sequence[str], results: Sequence[Scored]
+) -> dict[str, NDArray[np.float32]]:
+    """What is kept of photos that were scored, by sha256."""
+    found = {}
+    for name, result in zip(names, results, strict=True):
+        vector = result.scores if model.head is None else result.embedding
+        if result.scores is not None and vector is not None:
+            found[name] = vector
+    return found
 
 
 @dataclass(frozen=True)
@@ -131,13 +248,14 @@ def cached_scores(
     vectors, name = VectorCache(cache, model), published_name(model.description)
     wanted = [sha256 for sha256, _ in photos]
     by_content = dict(photos)
-    todo = vectors.missing(wanted)
+    distinct = list(by_content)
+    todo = [distinct[i] for i in np.flatnonzero(~vectors.known(distinct))]
     results = itertools.chain.from_iterable(
         score_photos(
             model,
             [by_content[sha256] for sha256 in todo],
             batch_size=batches.size,
-            workers=batches.workers,
+            engine=LocalEngine(batches.workers),
         )
     )
     done = len(by_content) - len(todo)
@@ -155,7 +273,7 @@ def cached_scores(
             vectors.add(part, np.stack(rows))
             advance(len(part))
     found = vectors.read(wanted)
-    scores = found if model.head is None else found @ model.head.T
+    scores = scores_from(model, found)
     for row in np.flatnonzero(~np.isfinite(scores).all(axis=1))[:1]:
         msg = f"{name} gives photo {photos[row][1].photo_id} a score that is not a number"
         raise CapError(msg)

@@ -97,6 +97,13 @@ class OpenClipModel:
         transform: Callable[[Image.Image], torch.Tensor] = self._transform
         return transform
 
+    def move(self, device: str) -> None:
+        """See `registry.Model.move`."""
+        self._device = torch.device(device)
+        self._network.to(self._device)
+        self._head = self._head.to(self._device)
+        self.description["device"] = device
+
     def score(self, batch: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Cosines (photos, labels) and image embeddings of unit length (photos, d)."""
         with torch.inference_mode(), casting(self._device, self._precision):

@@ -10,7 +10,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from manifests.vocabulary import LabelSpace
+    from pipeline.engine import Engine
     from pipeline.models.boxes import Box
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ModelOptions",
     "ModelSpec",
     "file_sha256",
+    "load_for",
     "load_model",
     "network_digest",
     "published_name",
@@ -155,6 +157,10 @@ class Model(Protocol):
         """From an upright RGB image to a float32 tensor (3, H, W); can be pickled."""
         ...
 
+    def move(self, device: str) -> None:
+        """Compute on another torch device from now on; `description` says so."""
+        ...
+
     def score(self, batch: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Scores (photos, labels) and embeddings of unit length (photos, d), both float32."""
         ...
@@ -208,6 +214,28 @@ def load_model(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> Mo
     """
     importlib.import_module(FAMILIES[spec.family])
     return _LOADERS[spec.family](spec, labels, options)
+
+
+def load_for(engine: Engine, spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> Model:
+    """Load a model for an engine, which may have it compute in other processes than this one.
+
+    Raises
+    ------
+    CapError
+        As `load_model`.
+    """
+    device = engine.computing_on(options.device)
+    here = engine.loading_on(options.device)
+    if device == here:
+        return load_model(spec, labels, options)
+    import torch
+
+    from pipeline.models.network import choose_precision
+
+    precision = choose_precision(options, torch.device(device))
+    model = load_model(spec, labels, replace(options, device=here, precision=precision))
+    model.description["device"] = device
+    return model
 
 
 def file_sha256(path: Path) -> str:

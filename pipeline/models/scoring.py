@@ -1,4 +1,4 @@
-"""The one scoring loop: photos to scores, decoded in worker processes.
+"""The one scoring loop: photos to scores, decoded by many processes and scored by few.
 
 Given a model and photos, gives a result for each photo in their order, batch by batch: of the whole
 photo, or of regions of it. A photo that cannot be read gives a result with the reason; the others
@@ -17,18 +17,21 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
 
 from manifests.errors import CapError, PhotoError, ReleaseError
-from manifests.photos import open_image
+from manifests.photos import open_upright
+from pipeline.engine import LocalEngine, apply
+from pipeline.photo_source import PhotoAt
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from pipeline.engine import Engine
     from pipeline.models.boxes import Box
     from pipeline.models.registry import Model
 
 __all__ = [
+    "Decode",
     "Decoded",
     "Photo",
     "PhotoRef",
@@ -36,15 +39,9 @@ __all__ = [
     "RegionsRef",
     "Scored",
     "ScoredRegions",
-    "decoded",
     "score_photos",
     "score_regions",
 ]
-
-_FEW = 128
-"""So few photos are decoded in this process: starting workers would take longer."""
-
-_MOST_WORKERS = 8
 
 
 class Photo(Protocol):
@@ -62,28 +59,22 @@ class Photo(Protocol):
 
 @dataclass(frozen=True)
 class PhotoRef:
-    """A photo in a file."""
+    """A photo in a file, or in a copy of the store."""
 
     photo_id: str
-    file: Path
+    file: Path | PhotoAt
 
-    def content(self) -> Path:
-        """The file."""
-        return self.file
+    def content(self) -> bytes | Path:
+        """The file, or what the copy has."""
+        return self.file.read() if isinstance(self.file, PhotoAt) else self.file
 
 
 @dataclass(frozen=True)
-class RegionsRef:
-    """A photo in a file, its upright size (width, height), and at least one region of it."""
+class RegionsRef(PhotoRef):
+    """A photo, its upright size (width, height), and at least one region of it."""
 
-    photo_id: str
-    file: Path
     size: tuple[int, int]
     boxes: tuple[Box, ...]
-
-    def content(self) -> Path:
-        """The file."""
-        return self.file
 
 
 @dataclass(frozen=True)
@@ -118,8 +109,6 @@ _Photo = TypeVar("_Photo", bound=Photo)
 Prepare = Callable[[_Photo, "Image.Image"], torch.Tensor]
 """From a photo and its decoded image to what the model is given of it: (views, 3, H, W)."""
 
-_Item = tuple[torch.Tensor | None, str | None]
-
 
 @dataclass(frozen=True)
 class Decoded:
@@ -145,83 +134,87 @@ class Decoded:
         return Decoded(pinned, self.views, self.errors)
 
 
-class _Photos(Dataset[_Item], Generic[_Photo]):
-    def __init__(self, photos: Sequence[_Photo], prepare: Prepare[_Photo]) -> None:
-        self._photos = photos
-        self._prepare = prepare
+@dataclass(frozen=True)
+class Decode(Generic[_Photo]):
+    """Decodes the photos of a batch; can be pickled.
 
-    def __len__(self) -> int:
-        return len(self._photos)
+    Attributes
+    ----------
+    prepare
+        From a photo and its image to what the model is given of it; can be pickled.
+    threads
+        Photos read at once; above 1 where they come over a network.
+    """
 
-    def __getitem__(self, index: int) -> _Item:
-        photo = self._photos[index]
+    prepare: Prepare[_Photo]
+    threads: int = 1
+
+    def __call__(self, photos: Sequence[_Photo]) -> Decoded:
+        """The photos decoded, with the reason for each that cannot be."""
+        found = apply(self._one, photos, self.threads)
+        images = [image for image, _ in found if image is not None]
+        views = [0 if image is None else len(image) for image, _ in found]
+        errors = [error for _, error in found]
+        return Decoded(torch.cat(images) if images else None, views, errors)
+
+    def _one(self, photo: _Photo) -> tuple[torch.Tensor | None, str | None]:
         try:
-            return self._prepare(photo, open_image(photo.content())), None
+            return self.prepare(photo, open_upright(photo.content())), None
         except (PhotoError, ReleaseError) as error:
             return None, str(error)
 
 
-def _collate(items: list[_Item]) -> Decoded:
-    images = [image for image, _ in items if image is not None]
-    views = [0 if image is None else len(image) for image, _ in items]
-    return Decoded(torch.cat(images) if images else None, views, [error for _, error in items])
+_Vectors = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 
 
-def decoded(
-    model: Model,
-    photos: Sequence[_Photo],
-    prepare: Prepare[_Photo],
-    batch_size: int,
-    workers: int | None,
-) -> Iterator[tuple[Sequence[_Photo], Decoded]]:
-    """Photos with their decoded images, in their order, batch by batch.
+@dataclass
+class _Scoring:
+    """A model at work on batches, as few photos at a time as its GPU's memory takes."""
 
-    Parameters
-    ----------
-    model
-        The model that they are for.
-    photos
-        Photos, wherever their bytes lie.
-    prepare
-        From a photo and its image to what the model is given of it, of shape (views, 3, H, W); can
-        be pickled.
-    batch_size
-        Photos per batch.
-    workers
-        As for `score_photos`.
+    model: Model
+    most: int | None = None
 
-    Raises
-    ------
-    CapError
-        If a decoding process dies.
-    """
-    if workers is None:
-        cores = len(os.sched_getaffinity(0))
-        workers = 0 if len(photos) < _FEW else min(cores, _MOST_WORKERS)
-    loader = DataLoader(
-        _Photos(photos, prepare),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=str(model.description["device"]).startswith("cuda"),
-        # A forked copy of a process in which torch's threads run may hang.
-        multiprocessing_context="forkserver" if workers else None,
-        prefetch_factor=2 if workers else None,
-    )
-    start = 0
-    try:
-        for batch in loader:
-            here = photos[start : start + len(batch.errors)]
-            start += len(here)
-            yield here, batch
-    except RuntimeError as error:
-        if "worker" not in str(error):
-            raise
-        msg = (
-            "a decoding process died, perhaps because (shared) memory ran out; "
-            "run the same command again, with --workers 1 if it happens twice"
-        )
-        raise CapError(msg) from error
+    @property
+    def device(self) -> str:
+        """The model's."""
+        return str(self.model.description["device"])
+
+    def move(self, device: str) -> None:
+        """Take the model to another device."""
+        self.model.move(device)
+        if device == "cpu":
+            torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+    def passes(
+        self,
+        score: Callable[[slice], _Vectors],
+        count: int,
+        tell: Callable[[str], None],
+    ) -> list[_Vectors]:
+        """What a model says of `count` things in as many passes as are needed.
+
+        Raises
+        ------
+        CapError
+            If a GPU has no memory for one.
+        """
+        found: list[_Vectors] = []
+        start = 0
+        while start < count:
+            size = min(count - start, self.most or count)
+            try:
+                found.append(score(slice(start, start + size)))
+            except torch.cuda.OutOfMemoryError as error:
+                if size == 1:
+                    msg = "the GPU has no memory for a single photo; try --device cpu"
+                    raise CapError(msg) from error
+                self.most = size // 2
+            else:
+                start += size
+                continue
+            torch.cuda.empty_cache()
+            tell(f"the GPU ran out of memory with {size} at once; going on with {self.most}")
+        return found
 
 
 _NOT_A_NUMBER = "the model returned a score that is not a number"
@@ -234,8 +227,48 @@ def _whole(
     return preprocess(image)[None]
 
 
+class _PhotoScoring(_Scoring):
+    """Scores whole photos."""
+
+    def __call__(
+        self, photos: Sequence[Photo], batch: Decoded, tell: Callable[[str], None]
+    ) -> list[Scored]:
+        """A result for each photo."""
+        images = batch.images
+        found: list[_Vectors] = []
+        if images is not None:
+            found = self.passes(lambda part: self.model.score(images[part]), len(images), tell)
+        scores, embeddings = _joined(found)
+        rows = iter(range(len(scores)))
+        results = []
+        for photo, problem in zip(photos, batch.errors, strict=True):
+            error = problem
+            row = next(rows) if error is None else 0
+            if error is None and not np.isfinite(scores[row]).all():
+                error = _NOT_A_NUMBER
+            if error is not None:
+                results.append(Scored(photo.photo_id, None, None, error))
+                continue
+            embedding = None if embeddings is None else embeddings[row]
+            results.append(Scored(photo.photo_id, scores[row], embedding))
+        return results
+
+
+def _joined(found: Sequence[_Vectors]) -> _Vectors:
+    """The scores and embeddings of several passes."""
+    if not found:
+        return np.empty((0, 0), np.float32), None
+    vectors = [part for _, part in found if part is not None]
+    return np.concatenate([part for part, _ in found]), np.concatenate(vectors) if vectors else None
+
+
 def score_photos(
-    model: Model, photos: Sequence[Photo], *, batch_size: int, workers: int | None = None
+    model: Model,
+    photos: Sequence[Photo],
+    *,
+    batch_size: int,
+    engine: Engine | None = None,
+    threads: int = 1,
 ) -> Iterator[list[Scored]]:
     """Scores of photos, in their order, one list per batch.
 
@@ -246,39 +279,21 @@ def score_photos(
     photos
         Photos, wherever their bytes lie.
     batch_size
-        Photos per forward pass.
-    workers
-        Processes that decode; 0 decodes in this one, None takes one per core up to 8, and none for
-        a few photos.
+        Photos per forward pass; fewer once a GPU's memory does not take so many.
+    engine
+        Where it is done; None takes processes of this machine that decode, one per core up to 8,
+        and none for a few photos.
+    threads
+        Photos that a process reads at once; above 1 where they come over a network.
 
     Raises
     ------
     CapError
-        If a decoding process dies.
+        If a decoding process dies, or a GPU has no memory for one photo.
     """
-    prepare = partial(_whole, model.preprocess)
-    for here, batch in decoded(model, photos, prepare, batch_size, workers):
-        yield _results(model, here, batch)
-
-
-def _results(model: Model, photos: Sequence[Photo], batch: Decoded) -> list[Scored]:
-    scores: NDArray[np.float32] = np.empty((0, 0), np.float32)
-    embeddings: NDArray[np.float32] | None = None
-    if batch.images is not None:
-        scores, embeddings = model.score(batch.images)
-    rows = iter(range(len(scores)))
-    results = []
-    for photo, problem in zip(photos, batch.errors, strict=True):
-        error = problem
-        row = next(rows) if error is None else 0
-        if error is None and not np.isfinite(scores[row]).all():
-            error = _NOT_A_NUMBER
-        if error is not None:
-            results.append(Scored(photo.photo_id, None, None, error))
-            continue
-        embedding = None if embeddings is None else embeddings[row]
-        results.append(Scored(photo.photo_id, scores[row], embedding))
-    return results
+    decode: Decode[Photo] = Decode(partial(_whole, model.preprocess), threads)
+    own = LocalEngine() if engine is None else engine
+    yield from own.map_batches(decode, _PhotoScoring(model), photos, batch_size)
 
 
 def _cut_out(
@@ -287,13 +302,60 @@ def _cut_out(
     return torch.stack([preprocess(image.crop(box)) for box in photo.boxes])
 
 
+@dataclass
+class _RegionScoring(_Scoring):
+    """Scores regions of photos, `batch_size` of them or of the photos at once."""
+
+    pooled: bool = False
+    batch_size: int = 1
+
+    def __call__(
+        self, photos: Sequence[RegionsRef], batch: Decoded, tell: Callable[[str], None]
+    ) -> list[ScoredRegions]:
+        """A result for each photo."""
+        scores, embeddings = _joined(self._looked(photos, batch, tell))
+        if embeddings is None:
+            embeddings = np.empty((len(scores), 0), np.float32)
+        results, start = [], 0
+        for photo, error in zip(photos, batch.errors, strict=True):
+            if error is not None:
+                results.append(ScoredRegions(photo.photo_id, None, None, error))
+                continue
+            rows = slice(start, start := start + len(photo.boxes))
+            if np.isfinite(scores[rows]).all() and np.isfinite(embeddings[rows]).all():
+                results.append(ScoredRegions(photo.photo_id, scores[rows], embeddings[rows]))
+            else:
+                results.append(ScoredRegions(photo.photo_id, None, None, _NOT_A_NUMBER))
+        return results
+
+    def _looked(
+        self, photos: Sequence[RegionsRef], batch: Decoded, tell: Callable[[str], None]
+    ) -> list[_Vectors]:
+        images = batch.images
+        if images is None:
+            return []
+        if self.most is None:
+            self.most = self.batch_size
+        if not self.pooled:
+            return self.passes(lambda part: self.model.score(images[part]), len(images), tell)
+        good = [photo for photo, views in zip(photos, batch.views, strict=True) if views]
+        shares = [
+            [box.relative_to(self.model.frame(*photo.size)) for box in photo.boxes]
+            for photo in good
+        ]
+        return self.passes(
+            lambda part: self.model.score_regions(images[part], shares[part]), len(images), tell
+        )
+
+
 def score_regions(
     model: Model,
     photos: Sequence[RegionsRef],
     *,
     pooled: bool,
     batch_size: int,
-    workers: int | None = None,
+    engine: Engine | None = None,
+    threads: int = 1,
 ) -> Iterator[list[ScoredRegions]]:
     """Scores and embeddings of regions, in the order of their photos, one list per batch.
 
@@ -307,45 +369,18 @@ def score_regions(
         Whether regions are pooled over the feature map of the whole photo, which takes one pass for
         each photo, or cut out and encoded as photos of their own.
     batch_size
-        Photos or regions per forward pass.
-    workers
+        Photos or regions per forward pass; fewer once a GPU's memory does not take so many.
+    engine, threads
         As for `score_photos`.
 
     Raises
     ------
     CapError
-        If a decoding process dies, or regions cannot be pooled in this model.
+        As `score_photos`, or if regions cannot be pooled in this model.
     """
-    prepare: Prepare[RegionsRef] = partial(_whole if pooled else _cut_out, model.preprocess)
+    whole = partial(_whole if pooled else _cut_out, model.preprocess)
+    decode: Decode[RegionsRef] = Decode(whole, threads)
     most = 1 if pooled else max((len(photo.boxes) for photo in photos), default=1)
-    per_batch = max(1, batch_size // most)
-    for here, batch in decoded(model, photos, prepare, per_batch, workers):
-        yield _region_results(model, here, batch, pooled=pooled, batch_size=batch_size)
-
-
-def _region_results(
-    model: Model, photos: Sequence[RegionsRef], batch: Decoded, *, pooled: bool, batch_size: int
-) -> list[ScoredRegions]:
-    good = [photo for photo, views in zip(photos, batch.views, strict=True) if views]
-    found: list[tuple[NDArray[np.float32], NDArray[np.float32] | None]] = []
-    if batch.images is not None and pooled:
-        shares = [
-            [box.relative_to(model.frame(*photo.size)) for box in photo.boxes] for photo in good
-        ]
-        found = [model.score_regions(batch.images, shares)]
-    elif batch.images is not None:
-        found = [model.score(images) for images in batch.images.split(batch_size)]
-    scores = np.concatenate([part for part, _ in found]) if found else np.empty((0, 0), np.float32)
-    vectors = [part for _, part in found if part is not None]
-    embeddings = np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32)
-    results, start = [], 0
-    for photo, error in zip(photos, batch.errors, strict=True):
-        if error is not None:
-            results.append(ScoredRegions(photo.photo_id, None, None, error))
-            continue
-        rows = slice(start, start := start + len(photo.boxes))
-        if np.isfinite(scores[rows]).all() and np.isfinite(embeddings[rows]).all():
-            results.append(ScoredRegions(photo.photo_id, scores[rows], embeddings[rows]))
-        else:
-            results.append(ScoredRegions(photo.photo_id, None, None, _NOT_A_NUMBER))
-    return results
+    work = _RegionScoring(model, pooled=pooled, batch_size=batch_size)
+    own = LocalEngine() if engine is None else engine
+    yield from own.map_batches(decode, work, photos, max(1, batch_size // most))

@@ -68,6 +68,12 @@ class TimmModel:
         transform: Callable[[Image.Image], torch.Tensor] = self._transform
         return transform
 
+    def move(self, device: str) -> None:
+        """See `registry.Model.move`."""
+        self._device = torch.device(device)
+        self._network.to(self._device)
+        self.description["device"] = device
+
     def score(self, batch: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Logits (photos, 1000) and pooled features of unit length (photos, d)."""
         with torch.inference_mode(), casting(self._device, self._precision):

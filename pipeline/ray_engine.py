@@ -1,0 +1,359 @@
+"""The engine on a Ray cluster: Ray Data streams batches through tasks that decode and actors.
+
+Each row that Ray Data moves is one pickled batch, so that batches are cut as on one machine and
+come back in their order. Work whose worker died is done again by Ray, on another node if need be;
+its result is taken once. The cluster is one at an address, or is started on this machine and ends
+with the command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import pickle
+import socket
+import urllib.parse
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import pyarrow as pa
+
+from manifests import __version__
+from manifests.errors import CapError, MissingExtraError
+from pipeline.engine import apply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from pipeline.engine import Work
+
+__all__ = ["RayEngine"]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_Prepared = TypeVar("_Prepared")
+
+_CHUNK = 64
+"""Items of a task of `map`."""
+
+_CONNECT_SECONDS = 5.0
+
+
+def _row(value: object) -> pa.Table:
+    """A block of one row; pickled, since Arrow knows neither photos nor tensors."""
+    return pa.table({"batch": pa.array([pickle.dumps(value, protocol=5)], pa.large_binary())})
+
+
+def _value(table: pa.Table) -> Any:
+    # What is unpickled was pickled by this command, or by its workers.
+    return pickle.loads(table["batch"][0].as_buffer())  # noqa: S301
+
+
+def _unless_refused(make: Callable[[], object]) -> pa.Table:
+    """A block with what is made, or with the error that a stage raises; Ray adds words to those."""
+    try:
+        return _row(make())
+    except CapError as error:
+        return _row(error)
+
+
+class _Apply:
+    """A task of `map`."""
+
+    def __init__(self, function: Callable[[Any], Any], threads: int) -> None:
+        self._function = function
+        self._threads = threads
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return _unless_refused(lambda: apply(self._function, _value(table), self._threads))
+
+
+class _Prepare:
+    """A task that prepares a batch, and hands the items on with it."""
+
+    def __init__(self, prepare: Callable[[Sequence[Any]], Any]) -> None:
+        self._prepare = prepare
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        items = _value(table)
+        return _unless_refused(lambda: (items, self._prepare(items)))
+
+
+class _Worker:
+    """An actor that holds the work, such as a model, on its device."""
+
+    def __init__(self, work: list[Any], device: str) -> None:
+        import ray
+
+        # Inside a list, so that Ray passes the reference and each node fetches the object once.
+        self._work = ray.get(work[0])
+        self._work.move(device)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        batch = _value(table)
+        if isinstance(batch, CapError):
+            return table
+        told: list[str] = []
+        return _unless_refused(lambda: (self._work(*batch, told.append), told))
+
+
+def _version() -> str:
+    """In a worker: what is installed there."""
+    from manifests import __version__ as version
+
+    return version
+
+
+class RayEngine:
+    """A Ray cluster; a context, `with RayEngine() as engine: …`.
+
+    Parameters
+    ----------
+    workers
+        For `map_batches`, how many hold the work; None takes one per GPU, or one per node of a
+        cluster without.
+    address
+        `HOST:PORT` of the cluster's head, or `ray://HOST:PORT`; None takes that of the variable
+        RAY_ADDRESS, and without one starts a cluster on this machine.
+    tell
+        Told what a person should know.
+
+    Raises
+    ------
+    CapError
+        If Ray is not installed.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        address: str | None = None,
+        *,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        try:
+            import ray.data  # noqa: F401
+        except ImportError as error:
+            msg = (
+                "--engine ray needs Ray; install it with "
+                "`pip install 'counteranimal-pipeline[pipeline,ray]'`"
+            )
+            raise MissingExtraError(msg) from error
+        self._workers = workers
+        self._address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self._tell = tell
+
+    def __enter__(self) -> Self:
+        import ray
+
+        if ray.is_initialized():
+            msg = "this process is connected to a Ray cluster already"
+            raise CapError(msg)
+        self._connect()
+        try:
+            self._check_nodes()
+        except BaseException:
+            ray.shutdown()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        import ray
+
+        ray.shutdown()
+
+    def computing_on(self, device: str) -> str:
+        """A GPU where the cluster has one, unless another device is asked for."""
+        if device != "auto":
+            return device
+        return "cuda" if self._gpus() else "cpu"
+
+    def loading_on(self, device: str) -> str:
+        """The CPU: this process only sends the work out."""
+        del device
+        return "cpu"
+
+    def map(
+        self, function: Callable[[_Item], _Result], items: Iterable[_Item], *, threads: int = 1
+    ) -> Iterator[_Result]:
+        """As `Engine.map`; the items are all taken at the beginning.
+
+        Raises
+        ------
+        CapError
+            If the cluster gives up.
+        """
+        dataset = self._dataset(items, _CHUNK)
+        if dataset is None:
+            return
+        done = dataset.map_batches(_Apply(function, threads), batch_size=1, batch_format="pyarrow")
+        for results in self._streamed(done):
+            yield from results
+
+    def map_batches(
+        self,
+        prepare: Callable[[Sequence[_Item]], _Prepared],
+        work: Work[_Item, _Prepared, _Result],
+        items: Sequence[_Item],
+        batch_size: int,
+    ) -> Iterator[list[_Result]]:
+        """As `Engine.map_batches`: prepared by tasks, and worked on by actors.
+
+        Raises
+        ------
+        CapError
+            If the cluster gives up.
+        """
+        import ray
+        from ray.data import ActorPoolStrategy
+
+        dataset = self._dataset(items, batch_size)
+        if dataset is None:
+            return
+        on_gpu = work.device.startswith("cuda")
+        count = self._workers or (self._gpus() if on_gpu else self._nodes())
+        done = dataset.map_batches(
+            _Prepare(prepare), batch_size=1, batch_format="pyarrow"
+        ).map_batches(
+            _Worker,
+            fn_constructor_args=([ray.put(work)], work.device),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=max(1, min(count, dataset.num_blocks()))),
+            num_gpus=1 if on_gpu else 0,
+            # Preparing takes the cores; on a CPU the work takes those of its node too.
+            num_cpus=0,
+        )
+        for results, told in self._streamed(done):
+            for text in told:
+                self._tell(text)
+            yield results
+
+    def _dataset(self, items: Iterable[Any], batch_size: int) -> Any | None:
+        """Rows of one batch each; None without items, of which Ray makes no dataset."""
+        import ray
+
+        rest = iter(items)
+        blocks: list[Any] = []
+        while batch := list(itertools.islice(rest, batch_size)):
+            blocks.append(ray.put(_row(batch)))
+        return ray.data.from_arrow_refs(blocks) if blocks else None
+
+    def _streamed(self, dataset: Any) -> Iterator[Any]:
+        """What is in each row, in the order of the rows."""
+        with _explained():
+            for table in dataset.iter_batches(
+                batch_size=1, batch_format="pyarrow", prefetch_batches=2
+            ):
+                value = _value(table)
+                if isinstance(value, CapError):
+                    raise value
+                yield value
+
+    def _connect(self) -> None:
+        import ray
+
+        if self._address not in {"local", "auto"}:
+            _check_reachable(self._address)
+        # Nothing is reported to Ray's makers, and no GPU is hidden from work that asks for none.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        own: dict[str, Any] = {}
+        if self._address == "local":
+            own = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+        try:
+            ray.init(address=self._address, logging_level=logging.ERROR, log_to_driver=False, **own)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            msg = (
+                f"the Ray cluster {self._address} cannot be joined: {_first_line(error)}; if it "
+                "wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+            )
+            raise CapError(msg) from error
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.execution_options.verbose_progress = False
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+
+    def _check_nodes(self) -> None:
+        """See that the cluster's workers can import this package, in this version."""
+        import ray
+
+        try:
+            found = ray.get(ray.remote(_version).remote())
+        except ray.exceptions.RayError as error:
+            msg = (
+                f"the nodes of the Ray cluster {self._address} cannot run cap; install "
+                f"counteranimal-pipeline[pipeline,ray] {__version__} on each: {_first_line(error)}"
+            )
+            raise CapError(msg) from error
+        if found != __version__:
+            msg = (
+                f"the nodes of the Ray cluster {self._address} have cap {found}, and this is "
+                f"{__version__}; install the same on each"
+            )
+            raise CapError(msg)
+
+    def _gpus(self) -> int:
+        import ray
+
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return int(resources.get("GPU", 0))
+
+    def _nodes(self) -> int:
+        import ray
+
+        return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _check_reachable(address: str) -> None:
+    """Say at once, instead of after minutes, that nobody answers.
+
+    Raises
+    ------
+    CapError
+        If the address is none, or does not answer.
+    """
+    parts = urllib.parse.urlsplit(address if "://" in address else f"gcs://{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or not port:
+        msg = f"{address!r} is no address of a Ray cluster; write HOST:PORT or ray://HOST:PORT"
+        raise CapError(msg)
+    try:
+        socket.create_connection((host, port), _CONNECT_SECONDS).close()
+    except OSError as error:
+        msg = (
+            f"the Ray cluster {address} cannot be reached: {error.strerror or error}; "
+            "see that it runs (`ray status`), or leave out --ray-address to use this machine"
+        )
+        raise CapError(msg) from error
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what Ray raises into one line."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        msg = (
+            f"the Ray cluster gave up: {_first_line(error)}; what is done is kept, and the same "
+            "command goes on from there"
+        )
+        raise CapError(msg) from error

@@ -1,0 +1,234 @@
+"""Scoring: no photo is looked at twice, some lie at a URL, and a GPU may be too small."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from checkpoints import tiny_clip
+from conftest import cap, save_photo
+
+from manifests.errors import CapError
+from manifests.progress import Progress
+from manifests.vocabulary import LabelSpace
+from manifests.workspace import Workspace
+from pipeline.collect import collect
+from pipeline.dedup import dedup
+from pipeline.engine import LocalEngine
+from pipeline.models import ModelOptions, ModelSpec, load_model
+from pipeline.models.boxes import Box
+from pipeline.models.scoring import PhotoRef, RegionsRef, score_photos, score_regions
+from pipeline.parameters import CollectParameters, DedupParameters, ScoreParameters
+from pipeline.score import score
+
+ANIMALS = LabelSpace("animals", ("ant", "bee", "cat"), ("",) * 3, ((),) * 3)
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    return tiny_clip(folder / "tiny.json", folder / "tiny.safetensors")
+
+
+@pytest.fixture
+def collected(workspace: Workspace, animals: Path) -> Workspace:
+    collect(workspace, CollectParameters(root=str(animals), workers=1), Progress())
+    return workspace
+
+
+def run(workspace: Workspace, spec: str, **parameters) -> pa.Table:
+    options = {"save_scores": True, "device": "cpu", "workers": 0, "batch_size": 4, **parameters}
+    outcome = score(workspace, ScoreParameters(model=spec, **options), Progress())
+    return workspace.read(f"predictions/{outcome.facts['run']}")
+
+
+def without_photos(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.root / "photos")
+
+
+def test_other_prompts_look_at_no_photo_again(collected, spec, tmp_path):
+    prompts = "a drawing of a {}"
+    fresh = tmp_path / "fresh"
+    shutil.copytree(collected.root, fresh)
+    expected = run(Workspace(fresh), spec, prompts=prompts)
+    first = run(collected, spec)
+    without_photos(collected)
+    again = run(collected, spec, prompts=prompts)
+    assert again.equals(expected)
+    assert not again["scores"].equals(first["scores"])
+
+
+def test_only_new_photos_are_looked_at(collected, spec, animals, tmp_path):
+    run(collected, spec)
+    for file in list(collected.root.glob("photos/*/*")):
+        file.write_bytes(b"no photo")
+    save_photo(next(animals.iterdir()) / "new.jpg", 99)
+    collect(collected, CollectParameters(root=str(animals), workers=1), Progress())
+    for file in collected.root.glob("photos/*/*"):
+        if file.read_bytes() == b"no photo":
+            file.unlink()
+    table = run(collected, spec)
+    assert set(table["status"].to_pylist()) == {"ok"}
+
+
+def test_a_classifier_is_asked_again_where_its_embeddings_are_wanted(collected):
+    from conftest import weights
+
+    classifier = f"timm:tf_efficientnet_lite0:{weights()}"
+    options = {"label_space": "imagenet1k", "batch_size": 64}
+    kept = run(collected, classifier, **options)
+    with_embeddings = run(collected, classifier, save_embeddings=True, **options)
+    assert with_embeddings["scores"].equals(kept["scores"])
+    assert with_embeddings["embedding"].null_count == 0
+    without_photos(collected)
+    assert run(collected, classifier, **options)["scores"].equals(kept["scores"])
+
+
+def upload(s3, workspace: Workspace) -> list[str]:
+    """Put the photos into a bucket; their keys."""
+    s3.create_bucket(Bucket="animals", ACL="public-read-write")
+    files = sorted(workspace.root.glob("photos/*/*"))
+    keys = [str(file.relative_to(workspace.root / "photos")) for file in files]
+    for file, key in zip(files, keys, strict=True):
+        s3.upload_file(str(file), "animals", f"all/{key}", ExtraArgs={"ACL": "public-read"})
+    return keys
+
+
+def test_photos_are_read_from_a_copy_in_a_bucket(collected, spec, s3, monkeypatch, tmp_path):
+    for name, value in (("ACCESS_KEY_ID", "reader"), ("SECRET_ACCESS_KEY", "secret")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    fresh = tmp_path / "fresh"
+    shutil.copytree(collected.root, fresh)
+    local = Workspace(fresh)
+    dedup(local, DedupParameters(workers=1), Progress())
+    expected = run(local, spec, batch_size=1)
+
+    gone, changed = upload(s3, collected)[:2]
+    without_photos(collected)
+    (collected.root / "photos").mkdir()
+    place = "s3://animals/all"
+    dedup(collected, DedupParameters(workers=1, photos_at=place), Progress())
+    assert collected.read("duplicates").equals(local.read("duplicates"))
+
+    s3.delete_object(Bucket="animals", Key=f"all/{gone}")
+    s3.put_object(Bucket="animals", Key=f"all/{changed}", Body=b"no photo")
+    found = run(collected, spec, photos_at=place, batch_size=1)
+    failed = found.filter(pa.compute.equal(found["status"], "failed"))
+    assert sorted(failed["error"].to_pylist()) == [
+        "has other bytes at s3://animals/all than when it was collected",
+        "is not among the photos at s3://animals/all",
+    ]
+    rest = expected.filter(
+        pa.compute.invert(pa.compute.is_in(expected["photo_id"], failed["photo_id"]))
+    )
+    assert found.filter(pa.compute.equal(found["status"], "ok")).equals(rest)
+
+
+def test_photos_are_read_from_a_copy_in_a_folder(collected, spec, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(collected.root / "photos", copy)
+    without_photos(collected)
+    (collected.root / "photos").mkdir()
+    done = cap(
+        *("score", "--model", spec, "--photos-at", "../copy", "--device", "cpu"),
+        cwd=collected.root,
+    )
+    assert "failed" not in done.stdout
+
+
+def test_a_server_that_does_not_answer_fails_no_photo(collected, spec):
+    with pytest.raises(CapError, match=r"photos at http://127.0.0.1:1/x cannot be read .*goes on"):
+        run(collected, spec, photos_at="http://127.0.0.1:1/x")
+    assert not collected.runs()
+
+
+class SmallGpu:
+    """A model on a GPU whose memory takes three images, or as many as are said."""
+
+    def __init__(self, model, most: int = 3) -> None:
+        self._model = model
+        self._most = most
+        self.batches: list[int] = []
+
+    def __getattr__(self, name: str):
+        return getattr(self._model, name)
+
+    def _take(self, batch: torch.Tensor) -> None:
+        if len(batch) > self._most:
+            msg = "CUDA out of memory."
+            raise torch.cuda.OutOfMemoryError(msg)
+        self.batches.append(len(batch))
+
+    def score(self, batch: torch.Tensor):
+        self._take(batch)
+        return self._model.score(batch)
+
+    def score_regions(self, batch: torch.Tensor, boxes):
+        self._take(batch)
+        return self._model.score_regions(batch, boxes)
+
+
+@pytest.fixture
+def model(spec):
+    return load_model(ModelSpec.parse(spec), ANIMALS, ModelOptions(device="cpu"))
+
+
+@pytest.fixture
+def photos(tmp_path) -> list[PhotoRef]:
+    refs = [PhotoRef(str(n), save_photo(tmp_path / f"{n}.jpg", n)) for n in range(20)]
+    refs[7].file.write_bytes(b"no photo")
+    return refs
+
+
+def test_a_gpu_without_memory_gets_half_the_batch(model, photos):
+    told: list[str] = []
+    small = SmallGpu(model)
+    engine = LocalEngine(0, tell=told.append)
+    rows = [r for b in score_photos(small, photos, batch_size=16, engine=engine) for r in b]
+    assert [row.photo_id for row in rows] == [photo.photo_id for photo in photos]
+    assert [row.error is None for row in rows] == [n != 7 for n in range(20)]
+    assert sum(small.batches) == 19
+    assert max(small.batches) == 3
+    assert told == [
+        "the GPU ran out of memory with 15 at once; going on with 7",
+        "the GPU ran out of memory with 7 at once; going on with 3",
+    ]
+    for row, other in zip(
+        rows, [r for b in score_photos(model, photos, batch_size=3) for r in b], strict=True
+    ):
+        assert (row.scores is None) == (other.scores is None)
+        if row.scores is not None:
+            assert abs(row.scores - other.scores).max() < 1e-6
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_a_gpu_without_memory_gets_fewer_regions(model, photos, pooled):
+    boxes = (Box(0, 0, 48, 72), Box(48, 0, 96, 72))
+    refs = [RegionsRef(photo.photo_id, photo.file, (96, 72), boxes) for photo in photos]
+    small = SmallGpu(model)
+    found, expected = (
+        [
+            row
+            for batch in score_regions(
+                one, refs, pooled=pooled, batch_size=8, engine=LocalEngine(0)
+            )
+            for row in batch
+        ]
+        for one in (small, model)
+    )
+    assert max(small.batches) <= 3
+    assert [row.photo_id for row in found] == [photo.photo_id for photo in photos]
+    for row, other in zip(found, expected, strict=True):
+        if other.scores is None:
+            assert row.error == other.error
+        else:
+            assert abs(row.scores - other.scores).max() < 1e-6
+
+
+def test_a_gpu_too_small_for_one_photo_is_an_error(model, photos):
+    small = SmallGpu(model, most=0)
+    with pytest.raises(CapError, match="no memory for a single photo; try --device cpu"):
+        list(score_photos(small, photos, batch_size=4, engine=LocalEngine(0)))
