@@ -48,8 +48,9 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat --editable '.[bench]'
-	for script in startup hashing search scoring download open_data agreement label_studio \
-	  inference split_scale loading discovery; do \
+	$(BIN)/python -m benchmarks
+	for script in startup search decoding open_data agreement label_studio inference split_scale \
+	  discovery; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; \
 	done
 	$(BIN)/python -m benchmarks.controlled

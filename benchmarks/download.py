@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import subprocess
 import sys
 import tempfile
@@ -169,7 +170,7 @@ def fetch_with_peer(folder: Path, urls: list[str]) -> str:
     """Fetch the addresses with img2dataset, or with a plain loop; gives the peer's name."""
     python = img2dataset()
     if isinstance(python, str):
-        print(f"img2dataset cannot be installed: {python}")
+        print(f"img2dataset cannot be installed: {python}", file=sys.stderr)
         with ThreadPoolExecutor(CONNECTIONS) as pool, requests.Session() as session:
             for number, answer in enumerate(pool.map(session.get, urls)):
                 (folder / f"{number}.jpg").write_bytes(answer.content)
@@ -248,6 +249,7 @@ def measure_politeness() -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--politeness", action="store_true")
     chosen = parser.parse_args()
@@ -261,6 +263,10 @@ def main() -> None:
         print(f"{total} API requests, at most {most} in any minute (50 are allowed)")
         return
     best = measure_rate(chosen.turns)
+    if chosen.json:
+        rates = {who: rate for who, rate in best.items() if who != "average_bytes"}
+        print(json.dumps({"rates": {**rates, "limit": LIMIT}}))
+        return
     (name,) = set(best) - {"cap", "average_bytes"}
     print(f"photos of {best['average_bytes'] / 1000:.0f} kB, the limit is {LIMIT:.0f} a second")
     print(f"cap          {best['cap']:6.0f} photos/s  {best['cap'] / LIMIT:.2f} of the limit")

@@ -1,33 +1,42 @@
-"""The scoring loop, from JPEG files to scores, against the forward pass alone.
+"""Scoring, from JPEG files to scores: against the forward pass alone, CLIP_benchmark and Ray.
 
 Ours is `score_photos` with its own decoding. The bare loop runs the same model over tensors that
-are decoded beforehand, at the best of four batch sizes. The two take turns, so that a change of the
-machine's speed hits both; the figure is the ratio of the medians of photos per second. Weights are
+are decoded beforehand, at the best of four batch sizes; the peer is the procedure of CLIP_benchmark
+1.6 for zero-shot classification (a loader of four workers over files, mixed precision, a product
+with the classes' features), with the same model and classes. All take turns, so that a change of
+the machine's speed hits each; figures are ratios of medians of photos per second. Weights are
 random: they cost the same.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import click
 import open_clip
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader, Dataset
 
 from manifests.photos import open_image
 from manifests.vocabulary import LabelSpace, label_space
+from pipeline.engine import LocalEngine
 from pipeline.models import ModelOptions, ModelSpec, load_model
 from pipeline.models.scoring import PhotoRef, score_photos
 
 PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "photos"
 BATCHES = (8, 16, 32, 64)
 FEW = LabelSpace("few", ("ant", "bee", "cat", "dog"), ("",) * 4, ((),) * 4)
+BARS = {"forward": 0.97, "clip_benchmark": 1.2, "ray": 0.75}
 
 
 def checkpoint(folder: Path, family: str, architecture: str) -> ModelSpec:
@@ -41,62 +50,142 @@ def checkpoint(folder: Path, family: str, architecture: str) -> ModelSpec:
     return ModelSpec(family, architecture, str(file))
 
 
-def bare(model, images: torch.Tensor, batch_size: int) -> float:
+def some_photos(count: int) -> list[PhotoRef]:
+    """So many of the shared photos, of all kinds; they come again where there are no more."""
+    files = sorted(PHOTOS.rglob("*.jpg"))
+    step = max(1, len(files) // count)
+    chosen = [files[i * step % len(files)] for i in range(count)]
+    return [PhotoRef(f"{i}", file) for i, file in enumerate(chosen)]
+
+
+def bare(model: Any, images: torch.Tensor, batch_size: int) -> float:
+    """Photos per second of the forward pass alone."""
     begun = time.perf_counter()
     for batch in images.split(batch_size):
         model.score(batch)
     return len(images) / (time.perf_counter() - begun)
 
 
-def ours(model, photos: list[PhotoRef], batch_size: int) -> float:
-    """Photos per second once the first batch has come: starting workers is not the loop."""
-    batches = score_photos(model, photos, batch_size=batch_size)
-    done = len(next(batches))
+def rates(batches: Callable[[], Iterator[Sequence[Any]]]) -> tuple[float, float]:
+    """Photos per second from end to end, and once the first batch has come."""
     begun = time.perf_counter()
-    for batch in batches:
-        done += len(batch)
-    return (done - batch_size) / (time.perf_counter() - begun)
+    count = 0
+    for number, batch in enumerate(batches()):
+        if number == 0:
+            first, of_first = time.perf_counter(), len(batch)
+        count += len(batch)
+    ended = time.perf_counter()
+    return count / (ended - begun), (count - of_first) / (ended - first)
 
 
-def measure(model, count: int, turns: int) -> dict[str, float]:
-    files = sorted(PHOTOS.rglob("*.jpg"))[:: max(1, 775 // count)][:count]
-    photos = [PhotoRef(file.name, file) for file in files]
-    images = torch.stack([model.preprocess(open_image(file)) for file in files])
+class _Files(Dataset[tuple[torch.Tensor, int]]):
+    def __init__(self, photos: Sequence[PhotoRef], transform: Any) -> None:
+        self._photos, self._transform = photos, transform
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        with open(self._photos[index].file, "rb") as handle:
+            image = Image.open(handle).convert("RGB")
+        return self._transform(image), 0
+
+
+def clip_benchmark(model: Any, photos: Sequence[PhotoRef], *, amp: bool) -> Iterator[torch.Tensor]:
+    """What CLIP_benchmark does for zero-shot classification, batch by batch."""
+    loader = DataLoader(
+        _Files(photos, model.preprocess), batch_size=64, shuffle=False, num_workers=4
+    )
+    classifier = torch.from_numpy(model.head.T)
+    device = str(model.description["device"])
+    with torch.no_grad():
+        for images, _ in loader:
+            with torch.autocast(torch.device(device).type, enabled=amp):
+                features = model.network.encode_image(images.to(device))
+                features = torch.nn.functional.normalize(features, dim=-1)
+                logits = 100.0 * features @ classifier.to(device)
+            yield logits.float().cpu()
+
+
+def measure(model: Any, count: int, turns: int) -> dict[str, float]:
+    """Medians of all, and the best batch size."""
+    photos = some_photos(count)
+    images = torch.stack([model.preprocess(open_image(photo.file)) for photo in photos[:256]])
     best = max(BATCHES, key=lambda size: bare(model, images[: max(BATCHES)], size))
-    bare_rates, our_rates = [], []
+    found: dict[str, list[float]] = {}
+
+    def note(**measured: float) -> None:
+        for name, value in measured.items():
+            found.setdefault(name, []).append(value)
+
     for _ in range(turns):
-        bare_rates.append(bare(model, images, best))
-        our_rates.append(ours(model, photos, best))
-    rates = statistics.median(our_rates), statistics.median(bare_rates)
-    return {"ours": rates[0], "bare": rates[1], "ratio": rates[0] / rates[1], "batch": best}
+        note(forward=bare(model, images, best))
+        with LocalEngine() as engine:
+            whole, loop = rates(lambda: score_photos(model, photos, batch_size=best, engine=engine))
+        note(cap=whole, cap_loop=loop)
+        if model.head is not None:
+            for name, amp in (("clip_benchmark", True), ("clip_benchmark_float32", False)):
+                note(**{name: rates(lambda amp=amp: clip_benchmark(model, photos, amp=amp))[0]})
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    return {"photos": count, "batch": best, **medians}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--turns", type=int, default=3)
-    arguments = parser.parse_args()
+def measure_ray(model: Any, count: int, turns: int) -> dict[str, float]:
+    """Both engines, on this machine."""
+    from pipeline.ray_engine import RayEngine
+
+    photos = some_photos(count)
+    found: dict[str, list[float]] = {}
+    for _ in range(turns):
+        for name, kind in (("local", LocalEngine), ("ray", RayEngine)):
+            begun = time.perf_counter()
+            with kind() as engine:
+                _, loop = rates(
+                    lambda engine=engine: score_photos(model, photos, batch_size=32, engine=engine)
+                )
+            found.setdefault(name, []).append(count / (time.perf_counter() - begun))
+            found.setdefault(f"{name}_loop", []).append(loop)
+    return {"photos": count, **{name: statistics.median(own) for name, own in found.items()}}
+
+
+@click.command(help=__doc__)
+@click.option("--turns", default=3, show_default=True, help="Turns, of which the median counts.")
+@click.option("--photos", "count", default=640, show_default=True, help="Photos of a turn.")
+@click.option("--ray", is_flag=True, help="Compare the engines instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def main(turns: int, count: int, *, ray: bool, as_json: bool) -> None:
+    """Measure."""
     if not PHOTOS.is_dir():
-        parser.exit(1, "the real photos are not at ../shared/data/photos\n")
-    results = {}
+        msg = "the real photos are not at ../shared/data/photos"
+        raise click.ClickException(msg)
+    results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for family, architecture, count in (
-            ("open_clip", "ViT-B-32", 192),
-            ("timm", "tf_efficientnet_lite0", 384),
-        ):
-            spec = checkpoint(Path(folder), family, architecture)
-            # The zero-shot head is made once, outside the loop: the animals of one page suffice.
-            labels = FEW if family == "open_clip" else label_space("imagenet1k")
-            model = load_model(spec, labels, ModelOptions())
-            results[architecture] = measure(model, count, arguments.turns)
-    if arguments.json:
-        print(json.dumps(results))
+        spec = checkpoint(Path(folder), "open_clip", "ViT-B-32")
+        # The zero-shot head is made once, outside the loop: the animals of one page suffice.
+        model = load_model(spec, FEW, ModelOptions())
+        if ray:
+            results["ViT-B-32"] = measure_ray(model, count, turns)
+        else:
+            results["ViT-B-32"] = measure(model, count, turns)
+            spec = checkpoint(Path(folder), "timm", "tf_efficientnet_lite0")
+            model = load_model(spec, label_space("imagenet1k"), ModelOptions())
+            results["tf_efficientnet_lite0"] = measure(model, count, turns)
+    if as_json:
+        click.echo(json.dumps(results))
         return
     for name, found in results.items():
-        print(
-            f"{name}: {found['ours']:.1f} photos/s from files, {found['bare']:.1f} over tensors "
-            f"(batch {found['batch']:.0f}), ratio {found['ratio']:.3f}"
-        )
+        click.echo(f"{name}, load {os.getloadavg()[0]:.1f}, bars {BARS}")
+        for what, value in found.items():
+            click.echo(f"  {what:24}{value:8.1f}")
+        for ours, other in (
+            ("cap_loop", "forward"),
+            ("cap", "clip_benchmark"),
+            ("cap", "clip_benchmark_float32"),
+            ("ray_loop", "local_loop"),
+            ("ray", "local"),
+        ):
+            if ours in found and other in found:
+                click.echo(f"  {ours} / {other}: {found[ours] / found[other]:.3f}")
 
 
 if __name__ == "__main__":

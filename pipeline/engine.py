@@ -55,6 +55,9 @@ _FEW = 128
 
 _MOST_PREPARING = 8
 
+_HEAD_START = 2
+"""Batches that are prepared in this process while workers start."""
+
 
 class Work(Protocol[_ItemIn_contra, _PreparedIn_contra, _Result]):
     """What is done with prepared batches by something costly to set up, such as a model."""
@@ -388,18 +391,28 @@ def prepared_batches(
     if workers is None:
         workers = 0 if len(items) < _FEW else min(_cores(), _MOST_PREPARING)
     batches = _Batches(prepare, items, batch_size)
+    if len(batches) <= _HEAD_START:
+        workers = 0
+    head_start = _HEAD_START if workers else 0
+    # A forked copy of a process in which torch's threads run may hang.
+    context = multiprocessing.get_context("forkserver") if workers else None
+    if context is not None:
+        context.set_forkserver_preload(["torch", "torchvision"])
     loader: Any = DataLoader(
-        batches,  # type: ignore[arg-type]
+        _Batches(prepare, items[head_start * batch_size :], batch_size),  # type: ignore[arg-type]
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin,
-        # A forked copy of a process in which torch's threads run may hang.
-        multiprocessing_context="forkserver" if workers else None,
+        multiprocessing_context=context,
         prefetch_factor=2 if workers else None,
     )
     try:
-        for number, prepared in enumerate(loader):
+        # The workers start here; what they need for that is used to prepare the first batches.
+        rest = iter(loader)
+        for number in range(head_start):
+            yield batches.items(number), batches[number]
+        for number, prepared in enumerate(rest, start=head_start):
             yield batches.items(number), prepared
     except RuntimeError as error:
         if "worker" not in str(error):

@@ -177,6 +177,14 @@ class ScoreParameters:
     engine: str = _engine()
     ray_address: str | None = _ray_address()
     photos_at: str | None = _photos_at()
+    compile: bool = option(
+        False, "have torch compile the model: a minute at first, faster from then on"
+    )
+    decode: str = option(
+        "full",
+        "decode large JPEGs in full, or at a scale reduced to twice what the model is given",
+        choices=("full", "reduced"),
+    )
     save_scores: bool = option(False, "keep the scores over the whole label space")
     save_embeddings: bool = option(False, "keep the image embeddings, as float16")
 

@@ -86,6 +86,7 @@ def options_of(
         device=device,
         precision=precision,
         prompts=receipt.parameters["prompts"],
+        reduced="decoded_at_least" in (receipt.model or {}).get("preprocessing", {}),
         cache_dir=workspace.cache / "text",
     )
 

@@ -105,6 +105,8 @@ def score(workspace: Workspace, parameters: ScoreParameters, progress: Progress)
         precision=parameters.precision,
         prompts=parameters.prompts,
         cache_dir=workspace.cache / "text",
+        reduced=parameters.decode == "reduced",
+        compile=parameters.compile,
     )
     with engine_for(parameters, progress) as engine:
         model = load_for(engine, spec, labels, options)

@@ -258,7 +258,7 @@ def test_tables_tell_means_over_valid_settings_and_list_the_others():
     assert "| RaVL | 0.75 (0.50 to 1.00) | 1.00 | 0.75 (0.50 to 1.00) |" in discovery_table(rows)
     line = mitigation_table(rows).splitlines()[-1]
     assert line.startswith("| region-aware | 50.0 |")
-    assert line.endswith("| 0.0 | 15.0 (10.0 to 20.0) |")
+    assert line.endswith("| 0.0 | 15.0 (10.0 to 20.0) | 0.0 | 0.0 |")
     assert invalid_table(rows).splitlines()[-1] == "| digits | nine | red | 0.9 | 7 | 0.01 |"
 
 

@@ -339,3 +339,15 @@ def test_a_png_with_transparency_and_a_grey_photo_become_rgb(tmp_path, spec):
     Image.new("L", (40, 40), 99).save(tmp_path / "b.jpg")
     refs = [PhotoRef(p.name, p) for p in sorted(tmp_path.iterdir())]
     assert all(row.error is None for row in scores(model, refs, batch_size=2))
+
+
+def test_a_compiled_model_gives_the_same_scores_and_can_be_sent_away(spec, photos):
+    if shutil.which("g++") is None:
+        pytest.skip("torch compiles with g++, which is not installed")
+    plain, compiled = load(spec), load(spec, compile=True)
+    expected = scores(plain, photos, batch_size=4)
+    for model in (compiled, pickle.loads(pickle.dumps(compiled))):
+        for row, other in zip(scores(model, photos, batch_size=4), expected, strict=True):
+            assert row.error == other.error
+            if other.scores is not None:
+                np.testing.assert_allclose(row.scores, other.scores, atol=1e-5)

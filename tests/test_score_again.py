@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from checkpoints import tiny_clip
 from conftest import cap, save_photo
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
 
 from manifests.errors import CapError
+from manifests.photos import open_upright
 from manifests.progress import Progress
 from manifests.vocabulary import LabelSpace
 from manifests.workspace import Workspace
@@ -232,3 +239,40 @@ def test_a_gpu_too_small_for_one_photo_is_an_error(model, photos):
     small = SmallGpu(model, most=0)
     with pytest.raises(CapError, match="no memory for a single photo; try --device cpu"):
         list(score_photos(small, photos, batch_size=4, engine=LocalEngine(0)))
+
+
+@given(
+    st.integers(1, 900), st.integers(1, 900), st.integers(1, 400), st.sampled_from(["JPEG", "PNG"])
+)
+def test_a_reduced_photo_keeps_what_is_asked_for_and_its_shape(width, height, smallest, kind):
+    file = BytesIO()
+    Image.new("RGB", (width, height), "teal").save(file, kind)
+    image = open_upright(file.getvalue(), smallest=smallest)
+    assert min(image.size) >= min(smallest, width, height)
+    assert image.mode == "RGB"
+    eighths = [(math.ceil(width * n / 8), math.ceil(height * n / 8)) for n in range(1, 9)]
+    assert image.size in eighths
+    if kind == "PNG":
+        assert image.size == (width, height)
+
+
+def test_a_large_photo_is_reduced_on_the_way_in(tmp_path):
+    file = save_photo(tmp_path / "large.jpg", 1, (1600, 1200))
+    assert open_upright(file, smallest=448).size == (600, 450)
+    turned = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.open(file).save(turned, exif=exif)
+    assert open_upright(turned, smallest=448).size == (600, 800)
+
+
+def test_reduced_decoding_hardly_moves_scores_and_has_a_run_of_its_own(collected, spec, animals):
+    large = save_photo(next(animals.iterdir()) / "large.jpg", 5, (1600, 1200))
+    collect(collected, CollectParameters(root=str(animals), workers=1), Progress())
+    full = run(collected, spec)
+    reduced = run(collected, spec, decode="reduced")
+    assert len(collected.runs()) == 2
+    for one, other in zip(full["scores"].to_pylist(), reduced["scores"].to_pylist(), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.02)
+    (row,) = [n for n, name in enumerate(full["photo_id"].to_pylist()) if large.name in name]
+    assert full["scores"][row] != reduced["scores"][row]

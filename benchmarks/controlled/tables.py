@@ -66,7 +66,7 @@ def mitigation_table(rows: list[Row]) -> str:
         return "No model leans on what was planted."
     head = [f"accuracy, % ({len(valid)} settings)"]
     head += [f"{part}, {what}" for part in _PARTS for what in ("overall", "worst group")]
-    head += ["image, overall: points gained", "image, worst group: points gained"]
+    head += [f"{part}, {what}: points gained" for part in _PARTS for what in ("overall", "worst")]
     lines = []
     for method in valid[0]["accuracy"]:
         told = {
@@ -75,10 +75,10 @@ def mitigation_table(rows: list[Row]) -> str:
             for what in ("overall", "worst")
         }
         plain = {
-            what: np.array([row["accuracy"]["finetune"]["image"][what] for row in valid])
-            for what in ("overall", "worst")
+            (part, what): np.array([row["accuracy"]["finetune"][part][what] for row in valid])
+            for part, what in told
         }
-        gained = [mean(told["image", what] - plain[what], 100) for what in ("overall", "worst")]
+        gained = [mean(own - plain[name], 100) for name, own in told.items()]
         lines.append([method, *(mean(own, 100) for own in told.values()), *gained])
     return _markdown(head, lines)
 

@@ -18,7 +18,14 @@ from manifests.errors import CapError
 if TYPE_CHECKING:
     from pipeline.models.registry import ModelOptions, ModelSpec
 
-__all__ = ["casting", "choose_device", "choose_precision", "downloading", "read_checkpoint"]
+__all__ = [
+    "casting",
+    "choose_device",
+    "choose_precision",
+    "downloading",
+    "layout",
+    "read_checkpoint",
+]
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -45,6 +52,11 @@ def choose_device(options: ModelOptions) -> torch.device:
         msg = f"the device {options.device!r} is not to be had ({reason}); try --device auto"
         raise CapError(msg) from error
     return device
+
+
+def layout(device: torch.device) -> torch.memory_format:
+    """How images lie in memory: on CUDA channels last, which its convolutions want."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
 def choose_precision(options: ModelOptions, device: torch.device) -> str:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +32,14 @@ from pipeline.models.network import (
     choose_device,
     choose_precision,
     downloading,
+    layout,
     read_checkpoint,
 )
 from pipeline.models.pooling import pooled_features
 from pipeline.models.registry import (
     ModelOptions,
     ModelSpec,
+    decoding,
     file_sha256,
     register,
     score_digest,
@@ -67,12 +70,15 @@ class OpenClipModel:
         network: Any,
         head: NDArray[np.float32],
         description: dict[str, Any],
+        *,
+        compiled: bool = False,
     ) -> None:
         self.name = str(spec)
         self.description = description
         self.digest = score_digest(description)
         self.embedding_dim: int | None = int(head.shape[1])
         self._network = network
+        self._compiled = compiled
         self._device = torch.device(description["device"])
         self._precision = str(description["precision"])
         self._head = torch.from_numpy(head).to(self._device)
@@ -92,23 +98,41 @@ class OpenClipModel:
         return self._network
 
     @property
+    def smallest(self) -> int | None:
+        """See `registry.Model`."""
+        found: int | None = self.description["preprocessing"].get("decoded_at_least")
+        return found
+
+    @property
     def preprocess(self) -> Callable[[Image.Image], torch.Tensor]:
         """open_clip's own evaluation transform for this model."""
         transform: Callable[[Image.Image], torch.Tensor] = self._transform
         return transform
 
+    @cached_property
+    def _encode(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        encode: Callable[[torch.Tensor], torch.Tensor] = self._network.encode_image
+        return torch.compile(encode) if self._compiled else encode
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was compiled stays where it was.
+        return {name: value for name, value in self.__dict__.items() if name != "_encode"}
+
     def move(self, device: str) -> None:
         """See `registry.Model.move`."""
         self._device = torch.device(device)
-        self._network.to(self._device)
+        self._network.to(self._device, memory_format=layout(self._device))
         self._head = self._head.to(self._device)
         self.description["device"] = device
 
     def score(self, batch: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Cosines (photos, labels) and image embeddings of unit length (photos, d)."""
         with torch.inference_mode(), casting(self._device, self._precision):
-            features = self._network.encode_image(batch.to(self._device, non_blocking=True))
+            features = self._encode(self._there(batch))
         return self._scored(features)
+
+    def _there(self, batch: torch.Tensor) -> torch.Tensor:
+        return batch.to(self._device, non_blocking=True, memory_format=layout(self._device))
 
     def frame(self, width: int, height: int) -> Box:
         """The middle of a photo, all of it, or more than it, as the resize mode says."""
@@ -124,8 +148,7 @@ class OpenClipModel:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As `score`, of parts of photos, in shares of their frames."""
         with torch.inference_mode(), casting(self._device, self._precision):
-            images = batch.to(self._device, non_blocking=True)
-            features = pooled_features(self._network.visual, images, boxes)
+            features = pooled_features(self._network.visual, self._there(batch), boxes)
         return self._scored(features)
 
     def _scored(self, features: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -307,6 +330,11 @@ def _cached_head(
     return head
 
 
+def _side(config: PreprocessCfg) -> int:
+    """Pixels that photos are resized to: of their shorter side, or at most."""
+    return config.size if isinstance(config.size, int) else max(config.size)
+
+
 @register("open_clip")
 def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> OpenClipModel:
     """Load an open_clip model and make its zero-shot head."""
@@ -316,7 +344,9 @@ def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> OpenClip
     architecture, config = _architecture(spec.architecture)
     weights, preprocessing = _weights(spec, architecture)
     device = choose_device(options)
-    network = _network(architecture, weights, preprocessing).to(device)
+    network = _network(architecture, weights, preprocessing)
+    network.to(device, memory_format=layout(device))
+    preprocess = PreprocessCfg(**network.visual.preprocess_cfg)
     description = {
         "family": "open_clip",
         "architecture": architecture,
@@ -324,7 +354,7 @@ def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> OpenClip
         "weights": weights.name if spec.weights and Path(spec.weights).is_file() else spec.weights,
         "weights_sha256": file_sha256(weights),
         "activation": "quickgelu" if config.get("quick_gelu") else "gelu",
-        "preprocessing": asdict(PreprocessCfg(**network.visual.preprocess_cfg)),
+        "preprocessing": {**asdict(preprocess), **decoding(options, _side(preprocess))},
         "label_space": labels.name,
         "label_space_digest": labels.digest,
         "prompts": prompts,
@@ -346,4 +376,4 @@ def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> OpenClip
         key,
         lambda: _text_features(network, architecture, labels, template, device),
     )
-    return OpenClipModel(spec, network, head, description)
+    return OpenClipModel(spec, network, head, description, compiled=options.compile)

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from pipeline.models.boxes import Box
 
 __all__ = [
+    "DECODE_MARGIN",
     "FAMILIES",
     "Model",
     "ModelOptions",
     "ModelSpec",
+    "decoding",
     "file_sha256",
     "load_for",
     "load_model",
@@ -42,6 +44,9 @@ __all__ = [
 
 FAMILIES = {"open_clip": "pipeline.models.open_clip_family", "timm": "pipeline.models.timm_family"}
 """Family names, and the module that registers each."""
+
+DECODE_MARGIN = 2
+"""How much finer a photo is decoded than it is resized to, where that is reduced at all."""
 
 _EXAMPLE = "open_clip:ViT-B-32-quickgelu:laion400m_e31"
 _PAPERS_TEMPLATE = "A photo of {}."
@@ -106,12 +111,19 @@ class ModelOptions:
         None takes the label space's own prompts, and where it has none the paper's template.
     cache_dir
         Folder that keeps text features; None keeps none.
+    reduced
+        Whether large JPEGs are decoded at a reduced scale, at which their shorter side still has
+        `DECODE_MARGIN` times the pixels that the model is given of it.
+    compile
+        Whether torch compiles the network, which takes a minute at the first batch.
     """
 
     device: str = "auto"
     precision: str = "auto"
     prompts: str | None = None
     cache_dir: Path | None = None
+    reduced: bool = False
+    compile: bool = False
 
     def template(self, labels: LabelSpace) -> str | None:
         """The template for the names of a label space, or None where its own prompts are used."""
@@ -136,6 +148,9 @@ class Model(Protocol):
         `cosine` or `logit`.
     embedding_dim
         Length of an embedding, or None where the family has none.
+    smallest
+        Pixels that the shorter side of a JPEG may be decoded at, where photos are decoded at a
+        reduced scale; None decodes them in full.
     head
         Text features (labels, d) of unit length whose products with embeddings are the scores;
         None for a classifier.
@@ -146,6 +161,11 @@ class Model(Protocol):
     digest: str
     score_kind: str
     embedding_dim: int | None
+
+    @property
+    def smallest(self) -> int | None:
+        """Pixels of the shorter side, or None."""
+        ...
 
     @property
     def head(self) -> NDArray[np.float32] | None:
@@ -236,6 +256,19 @@ def load_for(engine: Engine, spec: ModelSpec, labels: LabelSpace, options: Model
     model = load_model(spec, labels, replace(options, device=here, precision=precision))
     model.description["device"] = device
     return model
+
+
+def decoding(options: ModelOptions, side: int) -> dict[str, int]:
+    """What a description says of reduced decoding, beside the preprocessing: nothing without it.
+
+    Parameters
+    ----------
+    options
+        Of the model.
+    side
+        Pixels that preprocessing resizes the shorter side of a photo to.
+    """
+    return {"decoded_at_least": DECODE_MARGIN * side} if options.reduced else {}
 
 
 def file_sha256(path: Path) -> str:

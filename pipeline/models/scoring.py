@@ -144,10 +144,13 @@ class Decode(Generic[_Photo]):
         From a photo and its image to what the model is given of it; can be pickled.
     threads
         Photos read at once; above 1 where they come over a network.
+    smallest
+        Pixels that their shorter side may be decoded at; None decodes them in full.
     """
 
     prepare: Prepare[_Photo]
     threads: int = 1
+    smallest: int | None = None
 
     def __call__(self, photos: Sequence[_Photo]) -> Decoded:
         """The photos decoded, with the reason for each that cannot be."""
@@ -159,7 +162,8 @@ class Decode(Generic[_Photo]):
 
     def _one(self, photo: _Photo) -> tuple[torch.Tensor | None, str | None]:
         try:
-            return self.prepare(photo, open_upright(photo.content())), None
+            image = open_upright(photo.content(), smallest=self.smallest)
+            return self.prepare(photo, image), None
         except (PhotoError, ReleaseError) as error:
             return None, str(error)
 
@@ -291,7 +295,7 @@ def score_photos(
     CapError
         If a decoding process dies, or a GPU has no memory for one photo.
     """
-    decode: Decode[Photo] = Decode(partial(_whole, model.preprocess), threads)
+    decode: Decode[Photo] = Decode(partial(_whole, model.preprocess), threads, model.smallest)
     own = LocalEngine() if engine is None else engine
     yield from own.map_batches(decode, _PhotoScoring(model), photos, batch_size)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +24,13 @@ from pipeline.models.network import (
     choose_device,
     choose_precision,
     downloading,
+    layout,
     read_checkpoint,
 )
 from pipeline.models.registry import (
     ModelOptions,
     ModelSpec,
+    decoding,
     file_sha256,
     register,
     score_digest,
@@ -51,16 +55,30 @@ class TimmModel:
     score_kind = "logit"
     head = None
 
-    def __init__(self, spec: ModelSpec, network: Any, description: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        network: Any,
+        description: dict[str, Any],
+        *,
+        compiled: bool = False,
+    ) -> None:
         self.name = str(spec)
         self.description = description
         self.digest = score_digest(description)
         self.embedding_dim: int | None = int(network.head_hidden_size)
         self._network = network
+        self._compiled = compiled
         self._device = torch.device(description["device"])
         self._precision = str(description["precision"])
         self._data = resolve_model_data_config(network)
         self._transform = create_transform(**self._data, is_training=False)
+
+    @property
+    def smallest(self) -> int | None:
+        """See `registry.Model`."""
+        found: int | None = self.description["preprocessing"].get("decoded_at_least")
+        return found
 
     @property
     def preprocess(self) -> Callable[[Image.Image], torch.Tensor]:
@@ -68,16 +86,27 @@ class TimmModel:
         transform: Callable[[Image.Image], torch.Tensor] = self._transform
         return transform
 
+    @cached_property
+    def _features(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        features: Callable[[torch.Tensor], torch.Tensor] = self._network.forward_features
+        return torch.compile(features) if self._compiled else features
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was compiled stays where it was.
+        return {name: value for name, value in self.__dict__.items() if name != "_features"}
+
     def move(self, device: str) -> None:
         """See `registry.Model.move`."""
         self._device = torch.device(device)
-        self._network.to(self._device)
+        self._network.to(self._device, memory_format=layout(self._device))
         self.description["device"] = device
 
     def score(self, batch: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Logits (photos, 1000) and pooled features of unit length (photos, d)."""
         with torch.inference_mode(), casting(self._device, self._precision):
-            maps = self._network.forward_features(batch.to(self._device, non_blocking=True))
+            maps = self._features(
+                batch.to(self._device, non_blocking=True, memory_format=layout(self._device))
+            )
             pooled = self._network.forward_head(maps, pre_logits=True)
             logits = self._network.get_classifier()(pooled)
         with torch.inference_mode():
@@ -223,11 +252,15 @@ def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> TimmMode
         "weights_sha256": sha256,
         "weights_mapping": mapping,
         "activation": "as the architecture says",
-        "preprocessing": {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()},
+        "preprocessing": {
+            **{k: list(v) if isinstance(v, tuple) else v for k, v in data.items()},
+            **decoding(options, math.ceil(max(data["input_size"][-2:]) / data["crop_pct"])),
+        },
         "label_space": labels.name,
         "label_space_digest": labels.digest,
         "prompts": None,
         "precision": choose_precision(options, device),
         "device": str(device),
     }
-    return TimmModel(spec, network.eval().to(device), description)
+    network.eval().to(device, memory_format=layout(device))
+    return TimmModel(spec, network, description, compiled=options.compile)

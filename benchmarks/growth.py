@@ -1,0 +1,127 @@
+"""How the cost of stages grows: each of them on 1, 4 and 16 times the photos.
+
+The photos are the shared ones over and over, each time with a comment of its own, so that every
+file has other bytes. Each stage is the `cap` command, in a fresh workspace and process; its seconds
+and its largest memory, workers not included, are told. The model is tiny: what grows is the work
+around it. Growth is the seconds of 16 times the photos over 16 times the seconds of one: 1 is in
+proportion.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "photos"
+STEPS = (1, 4, 16)
+_COMMENT = b"\xff\xfe"
+"""The marker of a JPEG's comment, which may stand right after the file's first two bytes."""
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "image_size": 32,
+        "layers": 1,
+        "width": 32,
+        "patch_size": 8,
+        "head_width": 16,
+    },
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def write_photos(folder: Path, count: int) -> None:
+    """So many JPEGs, below a folder for each class."""
+    files = sorted(PHOTOS.rglob("*.jpg"))
+    for number in range(count):
+        file = files[number % len(files)]
+        data = file.read_bytes()
+        text = f"{number}".encode()
+        comment = _COMMENT + (len(text) + 2).to_bytes(2) + text
+        target = folder / file.parent.name / f"{number:06d}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data[:2] + comment + data[2:])
+
+
+def write_model(folder: Path) -> str:
+    """A tiny CLIP with random weights; its SPEC."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    (folder / "tiny.json").write_text(json.dumps(TINY))
+    tensors = open_clip.CLIP(**TINY).state_dict()
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "tiny.safetensors")
+    return f"open_clip:{folder / 'tiny.json'}:{folder / 'tiny.safetensors'}"
+
+
+def run(workspace: Path, *arguments: str) -> dict[str, float]:
+    """Seconds and largest gigabytes of a command."""
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "--workspace", workspace, *arguments],
+        stdout=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, arguments)
+    return {"seconds": time.perf_counter() - begun, "gigabytes": _gigabytes(usage)}
+
+
+def _gigabytes(usage: resource.struct_rusage) -> float:
+    return usage.ru_maxrss / 1024**2
+
+
+def measure(count: int) -> dict[str, list[dict[str, float]]]:
+    """Each stage at each step, of which the first has `count` photos."""
+    found: dict[str, list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        spec = write_model(folder)
+        for step in STEPS:
+            photos, workspace = folder / f"photos-{step}", folder / f"workspace-{step}"
+            write_photos(photos, count * step)
+            workspace.mkdir()
+            (workspace / "cap.toml").write_text("")
+            stages = {
+                "collect": ("collect", "--root", str(photos)),
+                "dedup": ("dedup",),
+                "score": ("score", "--model", spec, "--device", "cpu"),
+            }
+            for stage, arguments in stages.items():
+                found.setdefault(stage, []).append(run(workspace, *arguments))
+    return found
+
+
+@click.command(help=__doc__)
+@click.option("--photos", "count", default=500, show_default=True, help="Photos of the first step.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def main(count: int, *, as_json: bool) -> None:
+    """Measure."""
+    if not PHOTOS.is_dir():
+        msg = "the real photos are not at ../shared/data/photos"
+        raise click.ClickException(msg)
+    found = measure(count)
+    if as_json:
+        click.echo(json.dumps({"photos": count, "stages": found}))
+        return
+    for stage, steps in found.items():
+        for step, told in zip(STEPS, steps, strict=True):
+            click.echo(
+                f"{stage:10}{count * step:8} photos {told['seconds']:8.2f} s "
+                f"{told['gigabytes']:6.2f} GB"
+            )
+        growth = steps[-1]["seconds"] / steps[0]["seconds"] / (STEPS[-1] / STEPS[0])
+        click.echo(f"{stage:10}growth {growth:.2f}")
+
+
+if __name__ == "__main__":
+    main()
