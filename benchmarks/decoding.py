@@ -1,10 +1,10 @@
 """What reduced decoding does to scores, and what it saves.
 
 The network is timm's tf_efficientnet_lite0 with its ImageNet weights. It is given the shared photos
-at sides of 64 to 160 pixels instead of 224, so that photos of 500 pixels stand to what it is given
+at sides of 64 and 112 pixels instead of 224, so that photos of 500 pixels stand to what it is given
 as photos of twice and four times the size stand to its usual input. Each photo is decoded in full,
 and at the scale at which its shorter side has at least once, one and a half times, twice and three
-times the pixels that it is resized to; `cap score --decode reduced` takes twice.
+times the pixels that it is resized to; `cap score --decode reduced` takes three times.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.models.network import read_checkpoint
 from pipeline.models.timm_family import match_tensors
 
 MARGINS = (1.0, 1.5, 2.0, 3.0)
-SIDES = (64, 112, 160)
+SIDES = (64, 112)
 _CROP = 0.875
 
 

@@ -182,7 +182,7 @@ class ScoreParameters:
     )
     decode: str = option(
         "full",
-        "decode large JPEGs in full, or at a scale reduced to twice what the model is given",
+        "decode large JPEGs in full, or at a scale reduced to thrice what the model is given",
         choices=("full", "reduced"),
     )
     save_scores: bool = option(False, "keep the scores over the whole label space")

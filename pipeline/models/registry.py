@@ -45,7 +45,7 @@ __all__ = [
 FAMILIES = {"open_clip": "pipeline.models.open_clip_family", "timm": "pipeline.models.timm_family"}
 """Family names, and the module that registers each."""
 
-DECODE_MARGIN = 2
+DECODE_MARGIN = 3
 """How much finer a photo is decoded than it is resized to, where that is reduced at all."""
 
 _EXAMPLE = "open_clip:ViT-B-32-quickgelu:laion400m_e31"
