@@ -26,6 +26,7 @@ from manifests.errors import CapError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     from manifests.progress import Progress
@@ -349,8 +350,12 @@ class _Batches(Generic[_Item, _Prepared]):
     def items(self, number: int) -> Sequence[_Item]:
         return self._items[number * self._size : (number + 1) * self._size]
 
-    def __getitem__(self, number: int) -> _Prepared:
-        return self._prepare(self.items(number))
+    def __getitem__(self, number: int) -> _Prepared | CapError:
+        # Raised in a worker, an error would come back with the worker's whole traceback.
+        try:
+            return self._prepare(self.items(number))
+        except CapError as error:
+            return error
 
 
 def _as_it_is(prepared: _Prepared) -> _Prepared:
@@ -410,9 +415,10 @@ def prepared_batches(
     try:
         # The workers start here; what they need for that is used to prepare the first batches.
         rest = iter(loader)
-        for number in range(head_start):
-            yield batches.items(number), batches[number]
-        for number, prepared in enumerate(rest, start=head_start):
+        first = (batches[number] for number in range(head_start))
+        for number, prepared in enumerate(itertools.chain(first, rest)):
+            if isinstance(prepared, CapError):
+                raise prepared
             yield batches.items(number), prepared
     except RuntimeError as error:
         if "worker" not in str(error):
@@ -448,19 +454,27 @@ class _Chosen(Protocol):
     def workers(self) -> int | None: ...
 
 
-def engine_for(parameters: _Chosen, progress: Progress) -> Engine:
+def engine_for(parameters: _Chosen, progress: Progress, folder: Path | None) -> Engine:
     """The engine that a stage's parameters ask for.
+
+    Parameters
+    ----------
+    parameters
+        The stage's.
+    progress
+        Told what a person should know.
+    folder
+        What all workers have to see, if anything.
 
     Raises
     ------
     CapError
-        If Ray is asked for and not installed, or named without being asked for.
+        If Ray is asked for and not installed.
     """
     if parameters.engine == "ray":
         from pipeline.ray_engine import RayEngine
 
-        return RayEngine(parameters.workers, parameters.ray_address, tell=progress.note)
-    if parameters.ray_address is not None:
-        msg = "--ray-address is for --engine ray"
-        raise CapError(msg)
+        return RayEngine(
+            parameters.workers, parameters.ray_address, folder=folder, tell=progress.note
+        )
     return LocalEngine(parameters.workers, tell=progress.note)

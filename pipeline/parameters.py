@@ -178,7 +178,7 @@ class ScoreParameters:
     ray_address: str | None = _ray_address()
     photos_at: str | None = _photos_at()
     compile: bool = option(
-        False, "have torch compile the model: a minute at first, faster from then on"
+        False, "have torch compile the model, with a C++ compiler: slow at first, then faster"
     )
     decode: str = option(
         "full",

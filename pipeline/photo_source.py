@@ -36,16 +36,19 @@ class PhotoAt:
         Raises
         ------
         PhotoError
-            If the copy lacks it or has other bytes.
+            If the copy has other bytes.
         CapError
-            If the copy cannot be reached.
+            If the copy lacks it, or cannot be reached: no fault of the photo.
         """
         try:
             data = self.storage.read(self.path)
         except ReleaseError as error:
             if isinstance(error.__cause__, FileNotFoundError):
-                msg = f"is not among the photos at {self.storage.place}"
-                raise PhotoError(msg) from error
+                msg = (
+                    f"{self.path} is not among the photos at {self.storage.place}; copy what is "
+                    "missing, and the same command goes on from here"
+                )
+                raise CapError(msg) from error
             msg = (
                 f"the photos at {self.storage.place} cannot be read ({error.__cause__}); "
                 "the same command goes on from here"
@@ -82,6 +85,13 @@ class PhotoSource:
         return cls(store, str(Path(place).resolve()))
 
     @property
+    def folder(self) -> Path | None:
+        """The folder that workers have to see; None where they read from elsewhere."""
+        if self.url is None:
+            return self.store.root
+        return None if "://" in self.url else Path(self.url)
+
+    @property
     def threads(self) -> int:
         """How many photos a process should read at once."""
         return 1 if self.url is None else _AT_ONCE
@@ -112,9 +122,9 @@ class PhotoSource:
         Raises
         ------
         PhotoError
-            If it is gone or its bytes have changed.
+            If it is gone from the store, or its bytes have changed.
         CapError
-            If the copy cannot be reached.
+            If the copy lacks it or cannot be reached.
         """
         found = self.locate(path, sha256)
         return found.read() if isinstance(found, PhotoAt) else self.store.read(path, sha256)

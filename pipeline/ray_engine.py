@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import pickle
+import re
 import socket
 import urllib.parse
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -25,6 +26,7 @@ from pipeline.engine import apply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     from pipeline.engine import Work
@@ -39,6 +41,7 @@ _CHUNK = 64
 """Items of a task of `map`."""
 
 _CONNECT_SECONDS = 5.0
+_NODE_SECONDS = 120.0
 
 
 def _row(value: object) -> pa.Table:
@@ -99,11 +102,11 @@ class _Worker:
         return _unless_refused(lambda: (self._work(*batch, told.append), told))
 
 
-def _version() -> str:
-    """In a worker: what is installed there."""
+def _on_node(folder: Path | None) -> tuple[str, bool]:
+    """On a node: the version that is installed there, and whether it sees a folder."""
     from manifests import __version__ as version
 
-    return version
+    return version, folder is None or folder.is_dir()
 
 
 class RayEngine:
@@ -115,8 +118,10 @@ class RayEngine:
         For `map_batches`, how many hold the work; None takes one per GPU, or one per node of a
         cluster without.
     address
-        `HOST:PORT` of the cluster's head, or `ray://HOST:PORT`; None takes that of the variable
-        RAY_ADDRESS, and without one starts a cluster on this machine.
+        `HOST:PORT` of the cluster's head; None takes that of the variable RAY_ADDRESS, and without
+        one starts a cluster on this machine.
+    folder
+        What every node has to see, such as the workspace; None where photos lie elsewhere.
     tell
         Told what a person should know.
 
@@ -131,6 +136,7 @@ class RayEngine:
         workers: int | None = None,
         address: str | None = None,
         *,
+        folder: Path | None = None,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         try:
@@ -142,6 +148,7 @@ class RayEngine:
             )
             raise MissingExtraError(msg) from error
         self._workers = workers
+        self._folder = folder
         self._address = address or os.environ.get("RAY_ADDRESS") or "local"
         self._tell = tell
 
@@ -170,10 +177,23 @@ class RayEngine:
         ray.shutdown()
 
     def computing_on(self, device: str) -> str:
-        """A GPU where the cluster has one, unless another device is asked for."""
-        if device != "auto":
-            return device
-        return "cuda" if self._gpus() else "cpu"
+        """A GPU where the cluster has one, unless the CPU is asked for.
+
+        Raises
+        ------
+        CapError
+            If the device is not to be had.
+        """
+        has_gpu = self._gpus() > 0
+        if device == "auto":
+            return "cuda" if has_gpu else "cpu"
+        if device not in {"cpu", "cuda"} or (device == "cuda" and not has_gpu):
+            msg = (
+                f"the device {device!r} is not to be had on the Ray cluster {self._address}; "
+                "devices are auto, cpu, and cuda where the cluster has a GPU"
+            )
+            raise CapError(msg)
+        return device
 
     def loading_on(self, device: str) -> str:
         """The CPU: this process only sends the work out."""
@@ -193,7 +213,11 @@ class RayEngine:
         dataset = self._dataset(items, _CHUNK)
         if dataset is None:
             return
-        done = dataset.map_batches(_Apply(function, threads), batch_size=1, batch_format="pyarrow")
+        done = dataset.map_batches(
+            _Apply(function, threads),
+            batch_size=1,
+            batch_format="pyarrow",
+        )
         for results in self._streamed(done):
             yield from results
 
@@ -220,7 +244,9 @@ class RayEngine:
         on_gpu = work.device.startswith("cuda")
         count = self._workers or (self._gpus() if on_gpu else self._nodes())
         done = dataset.map_batches(
-            _Prepare(prepare), batch_size=1, batch_format="pyarrow"
+            _Prepare(prepare),
+            batch_size=1,
+            batch_format="pyarrow",
         ).map_batches(
             _Worker,
             fn_constructor_args=([ray.put(work)], work.device),
@@ -270,9 +296,9 @@ class RayEngine:
             own = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
         try:
             ray.init(address=self._address, logging_level=logging.ERROR, log_to_driver=False, **own)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             msg = (
-                f"the Ray cluster {self._address} cannot be joined: {_first_line(error)}; if it "
+                f"the Ray cluster {self._address} cannot be joined: {_reason(error)}; if it "
                 "wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
             )
             raise CapError(msg) from error
@@ -284,23 +310,37 @@ class RayEngine:
         context.print_on_execution_start = False
 
     def _check_nodes(self) -> None:
-        """See that the cluster's workers can import this package, in this version."""
+        """See that every node has this package, in this version, and sees the folder."""
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        on_node = ray.remote(num_cpus=0)(_on_node)
+        asked = [
+            on_node.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(self._folder)
+            for node in nodes
+        ]
         try:
-            found = ray.get(ray.remote(_version).remote())
+            found = ray.get(asked, timeout=_NODE_SECONDS)
         except ray.exceptions.RayError as error:
             msg = (
                 f"the nodes of the Ray cluster {self._address} cannot run cap; install "
-                f"counteranimal-pipeline[pipeline,ray] {__version__} on each: {_first_line(error)}"
+                f"counteranimal-pipeline[pipeline,ray] {__version__} on each: {_reason(error)}"
             )
             raise CapError(msg) from error
-        if found != __version__:
-            msg = (
-                f"the nodes of the Ray cluster {self._address} have cap {found}, and this is "
-                f"{__version__}; install the same on each"
-            )
-            raise CapError(msg)
+        for node, (version, sees) in zip(nodes, found, strict=True):
+            name = node["NodeManagerHostname"]
+            if version != __version__:
+                msg = f"the node {name} has cap {version}, and this is {__version__}; install one"
+                raise CapError(msg)
+            if not sees:
+                msg = (
+                    f"the node {name} does not see {self._folder}; share it with all nodes, or "
+                    "copy the photos to where they read them and say so with --photos-at"
+                )
+                raise CapError(msg)
 
     def _gpus(self) -> int:
         import ray
@@ -314,8 +354,13 @@ class RayEngine:
         return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+_RAISED = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception)\b.*$", re.MULTILINE)
+
+
+def _reason(error: BaseException) -> str:
+    """What was raised first, of the traceback that Ray's errors have for a text."""
+    raised = _RAISED.search(str(error))
+    return raised[0] if raised else (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _check_reachable(address: str) -> None:
@@ -326,13 +371,16 @@ def _check_reachable(address: str) -> None:
     CapError
         If the address is none, or does not answer.
     """
-    parts = urllib.parse.urlsplit(address if "://" in address else f"gcs://{address}")
     try:
+        parts = urllib.parse.urlsplit(f"gcs://{address}")
         host, port = parts.hostname, parts.port
     except ValueError:
         host = port = None
-    if not host or not port:
-        msg = f"{address!r} is no address of a Ray cluster; write HOST:PORT or ray://HOST:PORT"
+    if not host or not port or "/" in address:
+        msg = (
+            f"{address!r} is no address of a Ray cluster; write HOST:PORT, as `ray start` printed "
+            "it on the head"
+        )
         raise CapError(msg)
     try:
         socket.create_connection((host, port), _CONNECT_SECONDS).close()
@@ -353,7 +401,7 @@ def _explained() -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         msg = (
-            f"the Ray cluster gave up: {_first_line(error)}; what is done is kept, and the same "
+            f"the Ray cluster gave up: {_reason(error)}; what is done is kept, and the same "
             "command goes on from there"
         )
         raise CapError(msg) from error

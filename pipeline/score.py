@@ -49,10 +49,11 @@ class _Target:
 
 @dataclass(frozen=True)
 class _Scorer:
-    """What scores, and where."""
+    """What scores, where, and what."""
 
     model: Model
     engine: Engine
+    source: PhotoSource
 
 
 def _rows(
@@ -108,7 +109,8 @@ def score(workspace: Workspace, parameters: ScoreParameters, progress: Progress)
         reduced=parameters.decode == "reduced",
         compile=parameters.compile,
     )
-    with engine_for(parameters, progress) as engine:
+    source = PhotoSource.of(workspace.photos, parameters.photos_at)
+    with engine_for(parameters, progress, source.folder) as engine:
         model = load_for(engine, spec, labels, options)
         target = _Target(
             labels,
@@ -120,7 +122,8 @@ def score(workspace: Workspace, parameters: ScoreParameters, progress: Progress)
         job = _job(name, parameters, inputs, model, options.template(labels))
         run = workspace.begin(job)
         if not run.fresh:
-            _score_batches(run, photos, _Scorer(model, engine), target, parameters, progress)
+            scorer = _Scorer(model, engine, source)
+            _score_batches(run, photos, scorer, target, parameters, progress)
     return _outcome(workspace, name, fresh=run.fresh)
 
 
@@ -161,7 +164,7 @@ def _score_batches(
 
     unit = parameters.batch_size
     items = photos.select(["photo_id", "class_index", "path", "sha256"]).to_pylist()
-    source = PhotoSource.of(run.workspace.photos, parameters.photos_at)
+    source = scorer.source
     batches = [
         [
             (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -40,12 +41,20 @@ def cluster() -> Iterator[str]:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]))
-        start = [ray, "start", "--head", f"--port={port}", "--num-cpus=2"]
-        subprocess.run(
-            [*start, "--include-dashboard=false"], check=True, capture_output=True, timeout=120
-        )
-        yield f"127.0.0.1:{port}"
-        subprocess.run([ray, "stop", "--force"], check=True, capture_output=True, timeout=120)
+        start = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--block"]
+        with subprocess.Popen(
+            [*start, "--include-dashboard=false"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+        ) as head:
+            assert head.stdout is not None
+            assert any("Ray runtime started" in line for line in head.stdout)
+            yield f"127.0.0.1:{port}"
+            # Not `ray stop`, which would end every cluster of the machine.
+            head.terminate()
+            head.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +84,7 @@ def test_an_error_of_the_stage_comes_as_it_was_raised(engine):
 
 
 def test_another_error_is_told_in_one_line(engine):
-    with pytest.raises(CapError, match="the Ray cluster gave up") as caught:
+    with pytest.raises(CapError, match="the Ray cluster gave up: ZeroDivisionError: ") as caught:
         list(engine.map(break_at_seven, range(200)))
     assert "\n" not in str(caught.value)
 
@@ -105,11 +114,21 @@ def test_a_batch_whose_worker_is_killed_is_done_again_and_counted_once(engine, t
     assert len(begun) > len(set(begun)) == 15
 
 
+def test_a_node_that_does_not_see_the_folder_is_told_at_once(demo, cluster):
+    done = cap(
+        *("score", "--engine", "ray", "--ray-address", cluster, "--photos-at", "nowhere"),
+        cwd=demo.root,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert re.search(r"does not see .*/nowhere; share it .* --photos-at\n$", done.stderr)
+
+
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
         ("127.0.0.1:1", "cannot be reached: Connection refused"),
-        ("ray://127.0.0.1:1", "cannot be reached: Connection refused"),
+        ("ray://127.0.0.1:1", "is no address of a Ray cluster; write HOST:PORT"),
         ("nowhere", "is no address of a Ray cluster; write HOST:PORT"),
         ("127.0.0.1:x", "is no address of a Ray cluster; write HOST:PORT"),
     ],
@@ -124,9 +143,11 @@ def test_a_cluster_that_is_not_there_is_one_line(demo, address, reason):
     assert time.monotonic() - begun < 20
 
 
-def test_an_address_without_ray_is_refused(demo):
-    done = cap("score", "--ray-address", "127.0.0.1:1", cwd=demo.root, check=False)
-    assert (done.returncode, done.stderr) == (1, "Error: --ray-address is for --engine ray\n")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "cdua"])
+def test_a_device_that_the_cluster_lacks_is_refused(engine, device):
+    assert engine.computing_on("auto") == engine.computing_on("cpu") == "cpu"
+    with pytest.raises(CapError, match=f"the device '{device}' is not to be had on the Ray"):
+        engine.computing_on(device)
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,7 @@ def _hash_photos(
     every = range(firsts.num_rows)
     todo = firsts.take(pa.array(run.pending(every, _BATCH), pa.int64()))
     todo = todo.filter(pc.is_null(todo["phash"])).select(["photo_id", "path", "sha256"])
-    with engine_for(parameters, progress) as engine:
+    with engine_for(parameters, progress, source.folder) as engine:
         # One pass over all that is left, so that no process waits where a batch ends.
         made = engine.map(
             partial(_hash_one, source=source), _each_row(todo), threads=source.threads

@@ -69,7 +69,8 @@ def look(
     run = workspace.begin(job)
     if run.fresh:
         return True
-    with engine_for(parameters, progress) as engine:
+    source = PhotoSource.of(workspace.photos, parameters.photos_at)
+    with engine_for(parameters, progress, source.folder) as engine:
         model = load_scorer(
             workspace,
             receipt,
@@ -83,16 +84,17 @@ def look(
             raise CapError(msg)
         if boxes is None:
             boxes = grid_boxes(photos.rows.to_pylist(), model.frame, parameters.grid)
-        _score_batches(run, photos, boxes, _Looker(model, engine, parameters), progress)
+        _score_batches(run, photos, boxes, _Looker(model, engine, source, parameters), progress)
     return False
 
 
 @dataclass(frozen=True)
 class _Looker:
-    """What looks at regions, where, and how."""
+    """What looks at regions, where, of which photos, and how."""
 
     model: Model
     engine: Engine
+    source: PhotoSource
     parameters: DiscoverParameters
 
 
@@ -102,7 +104,7 @@ def _score_batches(
     from pipeline.models.scoring import RegionsRef, score_regions
 
     model, parameters = looker.model, looker.parameters
-    source = PhotoSource.of(run.workspace.photos, parameters.photos_at)
+    source = looker.source
     told = ["photo_id", "path", "sha256", "width", "height", "predicted_index"]
     items = [row for row in photos.rows.select(told).to_pylist() if row["photo_id"] in boxes]
     refs = [

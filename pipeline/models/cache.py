@@ -151,7 +151,9 @@ def score_once(
     score
         Scores photos, as `score_photos` does; called once.
     """
-    known = [cache.known([sha256 for sha256, _ in batch]) for batch in batches]
+    is_classifier = model.head is None
+    every = cache.known([sha256 for batch in batches for sha256, _ in batch])
+    known = np.split(every, np.cumsum([len(batch) for batch in batches])[:-1])
     todo = [
         photo
         for batch, there in zip(batches, known, strict=True)
@@ -162,11 +164,12 @@ def score_once(
     for batch, there in zip(batches, known, strict=True):
         names = np.array([sha256 for sha256, _ in batch], object)
         fresh = list(itertools.islice(results, int((~there).sum())))
-        made = _vectors(model, names[~there].tolist(), fresh)
-        if made:
-            cache.add(list(made), np.stack(list(made.values())))
+        vectors = _vectors(names[~there].tolist(), fresh, is_classifier=is_classifier)
+        if vectors:
+            cache.add(list(vectors), np.stack(list(vectors.values())))
         old = names[there].tolist()
-        vectors = {**dict(zip(old, cache.read(old), strict=True)), **made}
+        if old:
+            vectors |= dict(zip(old, cache.read(old), strict=True))
         scores = dict(zip(vectors, _scores_of(model, list(vectors.values())), strict=True))
         new = iter(fresh)
         yield [
@@ -174,7 +177,7 @@ def score_once(
                 photo.photo_id,
                 None if is_there else next(new),
                 scores.get(sha256),
-                None if model.head is None else vectors.get(sha256),
+                None if is_classifier else vectors.get(sha256),
             )
             for (sha256, photo), is_there in zip(batch, there, strict=True)
         ]
@@ -199,12 +202,12 @@ def _once(
 
 
 def _vectors(
-    model: Model, names: Sequence[str], results: Sequence[Scored]
+    names: Sequence[str], results: Sequence[Scored], *, is_classifier: bool
 ) -> dict[str, NDArray[np.float32]]:
     """What is kept of photos that were scored, by sha256."""
     found = {}
     for name, result in zip(names, results, strict=True):
-        vector = result.scores if model.head is None else result.embedding
+        vector = result.scores if is_classifier else result.embedding
         if result.scores is not None and vector is not None:
             found[name] = vector
     return found
@@ -255,9 +258,10 @@ def cached_scores(
             model,
             [by_content[sha256] for sha256 in todo],
             batch_size=batches.size,
-            engine=LocalEngine(batches.workers),
+            engine=LocalEngine(batches.workers, tell=progress.note),
         )
     )
+    is_classifier = model.head is None
     done = len(by_content) - len(todo)
     step = batches.size * max(1, -(-len(todo) // (batches.size * _PARTS_AT_MOST)))
     with progress.task(f"score {name}", len(by_content), done) as advance:
@@ -265,7 +269,7 @@ def cached_scores(
             part = todo[start : start + step]
             rows = []
             for scored in itertools.islice(results, len(part)):
-                row = scored.scores if model.head is None else scored.embedding
+                row = scored.scores if is_classifier else scored.embedding
                 if scored.scores is None or row is None:
                     msg = f"{name} gives no score for photo {scored.photo_id}: {scored.error}"
                     raise CapError(msg)

@@ -81,6 +81,7 @@ class OpenClipModel:
         self._compiled = compiled
         self._device = torch.device(description["device"])
         self._precision = str(description["precision"])
+        self._text = head
         self._head = torch.from_numpy(head).to(self._device)
         config = PreprocessCfg(**network.visual.preprocess_cfg)
         self._size, self._resize_mode = config.size, config.resize_mode
@@ -89,8 +90,7 @@ class OpenClipModel:
     @property
     def head(self) -> NDArray[np.float32]:
         """Text features of unit length (labels, d)."""
-        features: NDArray[np.float32] = self._head.cpu().numpy()
-        return features
+        return self._text
 
     @property
     def network(self) -> Any:
