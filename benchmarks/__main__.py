@@ -1,4 +1,4 @@
-"""All stages in one table: photos per second, of which limit, beside whom, and how cost grows.
+"""Stages that touch photos in one table: their rates, limits and peers, and how cost grows.
 
 Runs the scripts beside this one, each of which measures a stage, its limit and its peers in turns
 on this machine. What is compared from run to run are ratios, which are kept in `history.jsonl`: a
@@ -66,7 +66,7 @@ def script(name: str, *arguments: str) -> Any:
 
 
 def lines(*, short: bool) -> Iterator[Line]:
-    """Every stage; `short` takes a tenth of the photos."""
+    """Every such stage; `short` takes a tenth of the photos."""
     few = ("--turns", "1") if short else ()
     fetched = script("download", *few)
     peers = {n: r for n, r in fetched["rates"].items() if n not in {"cap", "limit"}}
