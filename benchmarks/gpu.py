@@ -24,14 +24,9 @@ from scoring import FEW, checkpoint, rates, some_photos
 from manifests.photos import open_image
 from pipeline.engine import LocalEngine, prepared_batches
 from pipeline.models import ModelOptions, load_model
-from pipeline.models.scoring import Decode, PhotoRef, score_photos
+from pipeline.models.scoring import PhotoRef, decode_whole, score_photos
 
 BATCHES = (64, 128, 256, 512)
-
-
-def _one(preprocess: Any, photo: PhotoRef, image: Any) -> torch.Tensor:
-    del photo
-    return preprocess(image)[None]
 
 
 def _photos_of(batches: Callable[[], Iterator[tuple[Any, Any]]]) -> Iterator[Any]:
@@ -61,14 +56,13 @@ def measure(
         size: forward(model, image.expand(size, -1, -1, -1).contiguous(), 3.0) for size in BATCHES
     }
     best = max(resident, key=lambda size: resident[size])
-    decode: Decode[PhotoRef] = Decode(partial(_one, model.preprocess))
     found: dict[str, list[float]] = {"cap": [], "decode": []}
     for _ in range(turns):
         with LocalEngine(workers) as engine:
             scored = partial(score_photos, model, photos, batch_size=best, engine=engine)
             found["cap"].append(rates(scored)[1])
         pin = device.startswith("cuda")
-        decoded = partial(prepared_batches, decode, photos, best, workers, pin=pin)
+        decoded = partial(prepared_batches, decode_whole(model), photos, best, workers, pin=pin)
         found["decode"].append(rates(partial(_photos_of, decoded))[1])
     medians = {name: statistics.median(values) for name, values in found.items()}
     limits = {"forward": resident[best], "decode": medians["decode"]}

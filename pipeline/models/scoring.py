@@ -39,6 +39,7 @@ __all__ = [
     "RegionsRef",
     "Scored",
     "ScoredRegions",
+    "decode_whole",
     "score_photos",
     "score_regions",
 ]
@@ -266,6 +267,11 @@ def _joined(found: Sequence[_Vectors]) -> _Vectors:
     return np.concatenate([part for part, _ in found]), np.concatenate(vectors) if vectors else None
 
 
+def decode_whole(model: Model, threads: int = 1) -> Decode[Photo]:
+    """What decodes whole photos for a model; `threads` as for `score_photos`."""
+    return Decode(partial(_whole, model.preprocess), threads, model.smallest)
+
+
 def score_photos(
     model: Model,
     photos: Sequence[Photo],
@@ -295,8 +301,8 @@ def score_photos(
     CapError
         If a decoding process dies, or a GPU has no memory for one photo.
     """
-    decode: Decode[Photo] = Decode(partial(_whole, model.preprocess), threads, model.smallest)
     own = LocalEngine() if engine is None else engine
+    decode = decode_whole(model, threads)
     yield from own.map_batches(decode, _PhotoScoring(model), photos, batch_size)
 
 
