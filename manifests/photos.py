@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -161,7 +162,9 @@ def _is_turned(data: bytes) -> bool:
         return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
 
 
-def _fast_array(data: bytes | memoryview, smallest: int = 0) -> NDArray[np.uint8] | None:
+def _fast_array(
+    data: bytes | memoryview, colors: str = "RGB", smallest: int = 0
+) -> NDArray[np.uint8] | None:
     """An upright JPEG by libjpeg-turbo, which Pillow uses too; None where Pillow is to do it."""
     view = memoryview(data)
     if bytes(view[:2]) != _JPEG_BEGINS:
@@ -179,7 +182,7 @@ def _fast_array(data: bytes | memoryview, smallest: int = 0) -> NDArray[np.uint8
             return None
         # Of 0, the photo's own size.
         decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            data, min_height=smallest, min_width=smallest
+            data, colorspace=colors, min_height=smallest, min_width=smallest
         )
     except _BROKEN:
         # Pillow says what is wrong with it, or reads it all the same.
@@ -219,9 +222,12 @@ def open_upright(source: bytes | Path, *, smallest: int | None = None) -> Image.
         As `open_image`.
     """
     data = _bytes_of(source)
-    found = _fast_array(data, smallest or 0)
+    found = _fast_array(data, "RGBX", smallest or 0)
     if found is not None:
-        return Image.fromarray(found)
+        # Pillow keeps four bytes for a pixel of RGB, and takes these as they lie.
+        height, width, bytes_each = found.shape
+        pixels = pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), bytes_each)
+        return Image.fromarrow(pixels, "RGB", (width, height))
     return open_image(data, draft=None if smallest is None else ("RGB", (smallest, smallest)))
 
 

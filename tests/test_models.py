@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,19 +13,22 @@ import hypothesis.strategies as st
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from checkpoints import tiny_clip
 from conftest import save_photo
-from hypothesis import given
+from hypothesis import given, settings
 from PIL import Image
+from safetensors.torch import save_file
 
-from manifests.errors import CapError
+from manifests.errors import CapError, PhotoError
 from manifests.photos import open_image
 from manifests.vocabulary import LabelSpace, label_space
 from pipeline.engine import LocalEngine
 from pipeline.models import ModelOptions, ModelSpec, load_model
 from pipeline.models.open_clip_family import check_activation, templates
 from pipeline.models.predictions import predictions_from
+from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.scoring import PhotoRef, score_photos
 from pipeline.models.timm_family import match_tensors
 
@@ -351,3 +355,62 @@ def test_a_compiled_model_gives_the_same_scores_and_can_be_sent_away(spec, photo
             assert row.error == other.error
             if other.scores is not None:
                 np.testing.assert_allclose(row.scores, other.scores, atol=1e-5)
+
+
+def whole_transform(model) -> Callable[[Image.Image], torch.Tensor]:
+    """The transform that a model's library makes for it."""
+    if model.description["family"] == "timm":
+        data = timm.data.resolve_model_data_config(model._network)
+        return timm.data.create_transform(**data, is_training=False)
+    config = open_clip.transform.PreprocessCfg(**model.network.visual.preprocess_cfg)
+    return open_clip.transform.image_transform_v2(config, is_train=False)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@given(width=st.integers(2, 90), height=st.integers(2, 90), seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_preprocessing_in_two_parts_is_the_librarys_own(mode, width, height, seed):
+    config = open_clip.transform.PreprocessCfg(size=32, resize_mode=mode)
+    transform = open_clip.transform.image_transform_v2(config, is_train=False)
+    colors = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    image = Image.fromarray(colors)
+    parts = Preprocessing(transform)
+    assert torch.equal(parts(image), transform(image))
+    pixels = parts.pixels(image)
+    assert (pixels.dtype, pixels.shape) == (torch.uint8, (3, 32, 32))
+    numbers = transform(image)[None]
+    assert parts.numbers(numbers) is numbers
+
+
+@given(width=st.integers(96, 200), height=st.integers(96, 200), seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_torch_resizes_nearly_as_pillow_does(width, height, seed):
+    transform = open_clip.image_transform(32, is_train=False)
+    colors = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    image = Image.fromarray(colors)
+    exact = Preprocessing(transform).pixels(image).int()
+    fast = Preprocessing(transform, fast=True).pixels(image).int()
+    assert (fast - exact).abs().max() <= 2
+
+
+def test_a_photo_too_narrow_for_the_model_is_a_row_that_says_so():
+    config = open_clip.transform.PreprocessCfg(size=32, resize_mode="longest")
+    parts = Preprocessing(open_clip.transform.image_transform_v2(config, is_train=False))
+    with pytest.raises(PhotoError, match=r"^1 by 64 pixels cannot be resized for the model: "):
+        parts.pixels(Image.new("RGB", (1, 64)))
+
+
+def test_every_family_is_preprocessed_as_by_its_library(spec, photos, tmp_path):
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet")
+    save_file(network.state_dict(), tmp_path / "small.safetensors")
+    classifier = load(
+        f"timm:test_resnet:{tmp_path / 'small.safetensors'}", label_space("imagenet1k")
+    )
+    image = open_image(photos[0].file)
+    for model in (load(spec), classifier):
+        whole = whole_transform(model)(image)
+        assert torch.equal(model.preprocess(image), whole)
+        by_pixels = model.score(model.preprocess.pixels(image)[None])
+        for one, other in zip(by_pixels, model.score(whole[None]), strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -36,6 +36,7 @@ from pipeline.models.network import (
     read_checkpoint,
 )
 from pipeline.models.pooling import pooled_features
+from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.registry import (
     ModelOptions,
     ModelSpec,
@@ -47,8 +48,6 @@ from pipeline.models.registry import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from PIL import Image
 
     from manifests.vocabulary import LabelSpace
 
@@ -85,7 +84,9 @@ class OpenClipModel:
         self._head = torch.from_numpy(head).to(self._device)
         config = PreprocessCfg(**network.visual.preprocess_cfg)
         self._size, self._resize_mode = config.size, config.resize_mode
-        self._transform = image_transform_v2(config, is_train=False)
+        self._preprocessing = Preprocessing(
+            image_transform_v2(config, is_train=False), fast=self.smallest is not None
+        )
 
     @property
     def head(self) -> NDArray[np.float32]:
@@ -104,10 +105,9 @@ class OpenClipModel:
         return found
 
     @property
-    def preprocess(self) -> Callable[[Image.Image], torch.Tensor]:
+    def preprocess(self) -> Preprocessing:
         """open_clip's own evaluation transform for this model."""
-        transform: Callable[[Image.Image], torch.Tensor] = self._transform
-        return transform
+        return self._preprocessing
 
     @cached_property
     def _encode(self) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -132,7 +132,8 @@ class OpenClipModel:
         return self._scored(features)
 
     def _there(self, batch: torch.Tensor) -> torch.Tensor:
-        return batch.to(self._device, non_blocking=True, memory_format=layout(self._device))
+        there = batch.to(self._device, non_blocking=True, memory_format=layout(self._device))
+        return self._preprocessing.numbers(there)
 
     def frame(self, width: int, height: int) -> Box:
         """The middle of a photo, all of it, or more than it, as the resize mode says."""

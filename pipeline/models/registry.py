@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-    from PIL import Image
 
     from manifests.vocabulary import LabelSpace
     from pipeline.engine import Engine
     from pipeline.models.boxes import Box
+    from pipeline.models.preprocessing import Preprocessing
 
 __all__ = [
     "DECODE_MARGIN",
@@ -113,7 +113,7 @@ class ModelOptions:
         Folder that keeps text features; None keeps none.
     reduced
         Whether large JPEGs are decoded at a reduced scale, at which their shorter side still has
-        `DECODE_MARGIN` times the pixels that the model is given of it.
+        `DECODE_MARGIN` times the pixels that the model is given of it, and resized by torch.
     compile
         Whether torch compiles the network, which takes a minute at the first batch.
     """
@@ -173,8 +173,8 @@ class Model(Protocol):
         ...
 
     @property
-    def preprocess(self) -> Callable[[Image.Image], torch.Tensor]:
-        """From an upright RGB image to a float32 tensor (3, H, W); can be pickled."""
+    def preprocess(self) -> Preprocessing:
+        """From an upright RGB image to what the network is given of it, in two parts."""
         ...
 
     def move(self, device: str) -> None:
@@ -182,7 +182,13 @@ class Model(Protocol):
         ...
 
     def score(self, batch: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Scores (photos, labels) and embeddings of unit length (photos, d), both float32."""
+        """Scores (photos, labels) and embeddings of unit length (photos, d), both float32.
+
+        Parameters
+        ----------
+        batch
+            Photos as `preprocess` gives them, or their pixels: (photos, 3, H, W).
+        """
         ...
 
     def frame(self, width: int, height: int) -> Box:
@@ -258,7 +264,7 @@ def load_for(engine: Engine, spec: ModelSpec, labels: LabelSpace, options: Model
     return model
 
 
-def decoding(options: ModelOptions, side: int) -> dict[str, int]:
+def decoding(options: ModelOptions, side: int) -> dict[str, int | str]:
     """What a description says of reduced decoding, beside the preprocessing: nothing without it.
 
     Parameters
@@ -268,7 +274,9 @@ def decoding(options: ModelOptions, side: int) -> dict[str, int]:
     side
         Pixels that preprocessing resizes the shorter side of a photo to.
     """
-    return {"decoded_at_least": DECODE_MARGIN * side} if options.reduced else {}
+    if not options.reduced:
+        return {}
+    return {"decoded_at_least": DECODE_MARGIN * side, "resized_by": "torch"}
 
 
 def file_sha256(path: Path) -> str:

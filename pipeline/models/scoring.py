@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from pipeline.engine import Engine
     from pipeline.models.boxes import Box
+    from pipeline.models.preprocessing import Preprocessing
     from pipeline.models.registry import Model
 
 __all__ = [
@@ -108,7 +109,7 @@ class ScoredRegions:
 
 _Photo = TypeVar("_Photo", bound=Photo)
 Prepare = Callable[[_Photo, "Image.Image"], torch.Tensor]
-"""From a photo and its decoded image to what the model is given of it: (views, 3, H, W)."""
+"""From a photo and its decoded image to what is scored of it: (views, 3, H, W), all of one kind."""
 
 
 @dataclass(frozen=True)
@@ -225,11 +226,9 @@ class _Scoring:
 _NOT_A_NUMBER = "the model returned a score that is not a number"
 
 
-def _whole(
-    preprocess: Callable[[Image.Image], torch.Tensor], photo: Photo, image: Image.Image
-) -> torch.Tensor:
+def _whole(preprocess: Preprocessing, photo: Photo, image: Image.Image) -> torch.Tensor:
     del photo
-    return preprocess(image)[None]
+    return preprocess.pixels(image)[None]
 
 
 class _PhotoScoring(_Scoring):
@@ -306,10 +305,8 @@ def score_photos(
     yield from own.map_batches(decode, _PhotoScoring(model), photos, batch_size)
 
 
-def _cut_out(
-    preprocess: Callable[[Image.Image], torch.Tensor], photo: RegionsRef, image: Image.Image
-) -> torch.Tensor:
-    return torch.stack([preprocess(image.crop(box)) for box in photo.boxes])
+def _cut_out(preprocess: Preprocessing, photo: RegionsRef, image: Image.Image) -> torch.Tensor:
+    return torch.stack([preprocess.pixels(image.crop(box)) for box in photo.boxes])
 
 
 @dataclass

@@ -27,6 +27,7 @@ from pipeline.models.network import (
     layout,
     read_checkpoint,
 )
+from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.registry import (
     ModelOptions,
     ModelSpec,
@@ -38,8 +39,6 @@ from pipeline.models.registry import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from PIL import Image
 
     from manifests.vocabulary import LabelSpace
 
@@ -72,7 +71,9 @@ class TimmModel:
         self._device = torch.device(description["device"])
         self._precision = str(description["precision"])
         self._data = resolve_model_data_config(network)
-        self._transform = create_transform(**self._data, is_training=False)
+        self._preprocessing = Preprocessing(
+            create_transform(**self._data, is_training=False), fast=self.smallest is not None
+        )
 
     @property
     def smallest(self) -> int | None:
@@ -81,10 +82,9 @@ class TimmModel:
         return found
 
     @property
-    def preprocess(self) -> Callable[[Image.Image], torch.Tensor]:
+    def preprocess(self) -> Preprocessing:
         """Timm's own evaluation transform for this model."""
-        transform: Callable[[Image.Image], torch.Tensor] = self._transform
-        return transform
+        return self._preprocessing
 
     @cached_property
     def _features(self) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -103,10 +103,9 @@ class TimmModel:
 
     def score(self, batch: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Logits (photos, 1000) and pooled features of unit length (photos, d)."""
+        there = batch.to(self._device, non_blocking=True, memory_format=layout(self._device))
         with torch.inference_mode(), casting(self._device, self._precision):
-            maps = self._features(
-                batch.to(self._device, non_blocking=True, memory_format=layout(self._device))
-            )
+            maps = self._features(self._preprocessing.numbers(there))
             pooled = self._network.forward_head(maps, pre_logits=True)
             logits = self._network.get_classifier()(pooled)
         with torch.inference_mode():
