@@ -77,7 +77,7 @@ def lines(*, short: bool) -> Iterator[Line]:
     scored = script("scoring", *((*few, "--photos", "160") if short else ()))
     for name, own in scored.items():
         peers = {n: own[n] for n in ("clip_benchmark", "clip_benchmark_float32") if n in own}
-        yield Line(f"score {name}", own["cap_loop"], "the forward pass", own["forward"], peers)
+        yield Line(f"score {name}", own["cap"], "the forward pass", own["forward"], peers)
     some = ("--count", "1000", "--rounds", "1") if short else ()
     read = script("loading", "--links", "1000", *some)
     alone = read["photos"] / read["bytes_alone_seconds"]

@@ -61,8 +61,9 @@ def measure(
         with LocalEngine(workers) as engine:
             scored = partial(score_photos, model, photos, batch_size=best, engine=engine)
             found["cap"].append(rates(scored)[1])
-        pin = device.startswith("cuda")
-        decoded = partial(prepared_batches, decode_whole(model), photos, best, workers, pin=pin)
+        decoded = partial(
+            prepared_batches, decode_whole(model), photos, best, workers, device=device
+        )
         found["decode"].append(rates(partial(_photos_of, decoded))[1])
     medians = {name: statistics.median(values) for name, values in found.items()}
     limits = {"forward": resident[best], "decode": medians["decode"]}

@@ -1,10 +1,12 @@
 """Scoring, from JPEG files to scores: against the forward pass alone, CLIP_benchmark and Ray.
 
 Ours is `score_photos` with its own decoding. The bare loop runs the same model over tensors that
-are decoded beforehand, at the best of four batch sizes; the peer is the procedure of CLIP_benchmark
+are decoded beforehand, at the best of several batch sizes, a little after each batch of ours, so
+that both have the machine at the same speed. The peer is the procedure of CLIP_benchmark
 1.6 for zero-shot classification (a loader of four workers over files, mixed precision, a product
-with the classes' features), with the same model and classes. All take turns, so that a change of
-the machine's speed hits each; figures are ratios of medians of photos per second. Weights are
+with the classes' features), with the same model and classes; its mixed precision is tried on few
+photos once, because CPUs without bf16 take ten times as long by it. All take turns, so that a
+change of the machine's speed hits each, and ratios are medians of the turns' own. Weights are
 random: they cost the same.
 """
 
@@ -23,6 +25,7 @@ import click
 import open_clip
 import timm
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
@@ -34,9 +37,18 @@ from pipeline.models import ModelOptions, ModelSpec, load_model
 from pipeline.models.scoring import PhotoRef, score_photos
 
 PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "photos"
-BATCHES = (8, 16, 32, 64)
+BATCHES = (4, 8, 16, 32, 64)
+BATCH = 64
+MIXED_PHOTOS = 128
 FEW = LabelSpace("few", ("ant", "bee", "cat", "dog"), ("",) * 4, ((),) * 4)
-BARS = {"forward": 0.97, "clip_benchmark": 1.2, "ray": 0.75}
+RATIOS = (
+    ("cap", "forward"),
+    ("cap", "clip_benchmark"),
+    ("cap", "clip_benchmark_float32"),
+    ("ray_loop", "local_loop"),
+    ("ray", "local"),
+)
+BARS = {"forward": 0.97, "clip_benchmark": 1.2, "local": 0.75}
 
 
 def checkpoint(folder: Path, family: str, architecture: str) -> ModelSpec:
@@ -93,9 +105,9 @@ class _Files(Dataset[tuple[torch.Tensor, int]]):
 
 def clip_benchmark(model: Any, photos: Sequence[PhotoRef], *, amp: bool) -> Iterator[torch.Tensor]:
     """What CLIP_benchmark does for zero-shot classification, batch by batch."""
-    loader = DataLoader(
-        _Files(photos, model.preprocess), batch_size=64, shuffle=False, num_workers=4
-    )
+    config = PreprocessCfg(**model.network.visual.preprocess_cfg)
+    transform = image_transform_v2(config, is_train=False)
+    loader = DataLoader(_Files(photos, transform), batch_size=BATCH, shuffle=False, num_workers=4)
     classifier = torch.from_numpy(model.head.T)
     device = str(model.description["device"])
     with torch.no_grad():
@@ -107,27 +119,52 @@ def clip_benchmark(model: Any, photos: Sequence[PhotoRef], *, amp: bool) -> Iter
             yield logits.float().cpu()
 
 
+def beside_bare(
+    model: Any, photos: Sequence[PhotoRef], images: torch.Tensor, best: int
+) -> dict[str, float]:
+    """Photos per second from files, and of the forward pass alone, which takes turns with it."""
+    ours, alone, passed = 0.0, 0.0, 0
+    images = images[: max(best, BATCH // 4)]
+    with LocalEngine() as engine:
+        begun = time.perf_counter()
+        for _ in score_photos(model, photos, batch_size=BATCH, engine=engine):
+            ours += time.perf_counter() - begun
+            alone += len(images) / bare(model, images, best)
+            passed += len(images)
+            begun = time.perf_counter()
+    return {"cap": len(photos) / ours, "forward": passed / alone}
+
+
 def measure(model: Any, count: int, turns: int) -> dict[str, float]:
     """Medians of all, and the best batch size."""
     photos = some_photos(count)
-    images = torch.stack([model.preprocess(open_image(photo.file)) for photo in photos[:256]])
-    best = max(BATCHES, key=lambda size: bare(model, images[: max(BATCHES)], size))
-    found: dict[str, list[float]] = {}
-
-    def note(**measured: float) -> None:
-        for name, value in measured.items():
-            found.setdefault(name, []).append(value)
-
-    for _ in range(turns):
-        note(forward=bare(model, images, best))
-        with LocalEngine() as engine:
-            whole, loop = rates(lambda: score_photos(model, photos, batch_size=best, engine=engine))
-        note(cap=whole, cap_loop=loop)
+    images = torch.stack([model.preprocess(open_image(photo.file)) for photo in photos[:BATCH]])
+    best = max(BATCHES, key=lambda size: bare(model, images, size))
+    taken: list[dict[str, float]] = []
+    for turn in range(turns):
+        own = beside_bare(model, photos, images, best)
         if model.head is not None:
-            for name, amp in (("clip_benchmark", True), ("clip_benchmark_float32", False)):
-                note(**{name: rates(lambda amp=amp: clip_benchmark(model, photos, amp=amp))[0]})
-    medians = {name: statistics.median(values) for name, values in found.items()}
-    return {"photos": count, "batch": best, **medians}
+            own["clip_benchmark_float32"], _ = rates(
+                lambda: clip_benchmark(model, photos, amp=False)
+            )
+        if model.head is not None and turn == 0:
+            own["clip_benchmark"], _ = rates(
+                lambda: clip_benchmark(model, photos[:MIXED_PHOTOS], amp=True)
+            )
+        taken.append(own)
+    return {"photos": count, "batch": best, **medians(taken)}
+
+
+def medians(turns: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each rate over the turns, and of each ratio of two."""
+    found = {
+        name: statistics.median(own[name] for own in turns if name in own) for name in turns[0]
+    }
+    for one, other in RATIOS:
+        both = [own[one] / own[other] for own in turns if one in own and other in own]
+        if both:
+            found[f"{one} / {other}"] = statistics.median(both)
+    return found
 
 
 def measure_ray(model: Any, count: int, turns: int) -> dict[str, float]:
@@ -135,17 +172,20 @@ def measure_ray(model: Any, count: int, turns: int) -> dict[str, float]:
     from pipeline.ray_engine import RayEngine
 
     photos = some_photos(count)
-    found: dict[str, list[float]] = {}
+    taken: list[dict[str, float]] = []
     for _ in range(turns):
+        own = {}
         for name, kind in (("local", LocalEngine), ("ray", RayEngine)):
             begun = time.perf_counter()
             with kind() as engine:
-                _, loop = rates(
-                    lambda engine=engine: score_photos(model, photos, batch_size=32, engine=engine)
+                _, own[f"{name}_loop"] = rates(
+                    lambda engine=engine: score_photos(
+                        model, photos, batch_size=BATCH, engine=engine
+                    )
                 )
-            found.setdefault(name, []).append(count / (time.perf_counter() - begun))
-            found.setdefault(f"{name}_loop", []).append(loop)
-    return {"photos": count, **{name: statistics.median(own) for name, own in found.items()}}
+            own[name] = count / (time.perf_counter() - begun)
+        taken.append(own)
+    return {"photos": count, **medians(taken)}
 
 
 @click.command(help=__doc__)
@@ -176,16 +216,7 @@ def main(turns: int, count: int, *, ray: bool, as_json: bool) -> None:
     for name, found in results.items():
         click.echo(f"{name}, load {os.getloadavg()[0]:.1f}, bars {BARS}")
         for what, value in found.items():
-            click.echo(f"  {what:24}{value:8.1f}")
-        for ours, other in (
-            ("cap_loop", "forward"),
-            ("cap", "clip_benchmark"),
-            ("cap", "clip_benchmark_float32"),
-            ("ray_loop", "local_loop"),
-            ("ray", "local"),
-        ):
-            if ours in found and other in found:
-                click.echo(f"  {ours} / {other}: {found[ours] / found[other]:.3f}")
+            click.echo(f"  {what:32}{value:8.3f}")
 
 
 if __name__ == "__main__":

@@ -130,6 +130,8 @@ class Engine(Protocol):
         work: Work[_Item, _Prepared, _Result],
         items: Sequence[_Item],
         batch_size: int,
+        *,
+        waits: bool = False,
     ) -> Iterator[list[_Result]]:
         """Results for each item, in the order of the items, one list per batch.
 
@@ -143,6 +145,8 @@ class Engine(Protocol):
             The items.
         batch_size
             Items of a batch; the last may have fewer.
+        waits
+            Whether preparing waits, as for a network, while work can go on.
 
         Raises
         ------
@@ -211,8 +215,8 @@ class LocalEngine:
     ----------
     workers
         Number of processes; None takes one per core that this process may use, and for
-        `map_batches` 8 at most. With 1 or less (for `map_batches` with 0) the work is done in this
-        process.
+        `map_batches` what `prepared_batches` does. With 1 or less (for `map_batches` with 0) the
+        work is done in this process.
     patience
         Seconds of work done in this process before workers are started. Starting them takes about
         as long as the default.
@@ -281,16 +285,20 @@ class LocalEngine:
         work: Work[_Item, _Prepared, _Result],
         items: Sequence[_Item],
         batch_size: int,
+        *,
+        waits: bool = False,
     ) -> Iterator[list[_Result]]:
-        """As `Engine.map_batches`: prepared in workers, and worked on in this process.
+        """As `Engine.map_batches`: prepared as by `prepared_batches`, and worked on here.
 
         Raises
         ------
         CapError
             If a worker process dies.
         """
-        pin = work.device.startswith("cuda")
-        for batch, prepared in prepared_batches(prepare, items, batch_size, self._asked, pin=pin):
+        batches = prepared_batches(
+            prepare, items, batch_size, self._asked, device=work.device, waits=waits
+        )
+        for batch, prepared in batches:
             yield work(batch, prepared, self._tell)
 
     def _map_in_pool(
@@ -345,7 +353,16 @@ class _Batches(Generic[_Item, _Prepared]):
         self._size = batch_size
 
     def __len__(self) -> int:
-        return math.ceil(len(self._items) / self._size)
+        return math.ceil(self.count / self._size)
+
+    @property
+    def count(self) -> int:
+        """How many items there are."""
+        return len(self._items)
+
+    def after(self, number: int) -> _Batches[_Item, _Prepared]:
+        """Those that come after so many."""
+        return _Batches(self._prepare, self._items[number * self._size :], self._size)
 
     def items(self, number: int) -> Sequence[_Item]:
         return self._items[number * self._size : (number + 1) * self._size]
@@ -368,34 +385,63 @@ def prepared_batches(
     batch_size: int,
     workers: int | None,
     *,
-    pin: bool,
+    device: str,
+    waits: bool = False,
 ) -> Iterator[tuple[Sequence[_Item], _Prepared]]:
-    """Batches with what was made of them, in their order, by torch's own loader.
+    """Batches with what was made of them, in their order.
+
+    Work on a GPU goes on while processes prepare what comes next. Work on the CPU wants every core:
+    whatever is prepared beside it on one of them holds up its threads on all. Then the two take
+    turns, and each has all cores.
 
     Parameters
     ----------
     prepare
-        From a batch of items to what is wanted of it; can be pickled.
+        From a batch of items to what is wanted of it; can be pickled, and run by several threads.
     items
         The items.
     batch_size
         Items of a batch; the last may have fewer.
     workers
-        Processes; 0 prepares in this one, None takes one per core up to 8, and none for a few
-        items.
-    pin
-        Put what was prepared where a GPU can copy it from while it works.
+        Processes that prepare; with 0 the batches are prepared in this one, each before its work.
+        None takes turns, with a thread per core up to 8, where the work is done on the CPU; else a
+        process per core up to 8, and none for a few items.
+    device
+        The torch device of the work.
+    waits
+        Whether preparing waits, as for a network: then None takes processes on a CPU too.
 
     Raises
     ------
     CapError
         If a worker process dies.
     """
+    batches = _Batches(prepare, items, batch_size)
+    if workers is None and device == "cpu" and not waits:
+        results = _in_turns(batches)
+    else:
+        results = _by_processes(batches, workers, pin=device.startswith("cuda"))
+    for number, found in enumerate(results):
+        if isinstance(found, CapError):
+            raise found
+        yield batches.items(number), found
+
+
+def _in_turns(batches: _Batches[Any, Any]) -> Iterator[Any]:
+    """By threads of this process, a batch in each, and no further ones before those are used."""
+    threads = min(_cores(), _MOST_PREPARING)
+    with ThreadPoolExecutor(threads) as executor:
+        for start in range(0, len(batches), threads):
+            numbers = range(start, min(start + threads, len(batches)))
+            yield from list(executor.map(batches.__getitem__, numbers))
+
+
+def _by_processes(batches: _Batches[Any, Any], workers: int | None, *, pin: bool) -> Iterator[Any]:
+    """By torch's own loader, ahead of those that are used."""
     from torch.utils.data import DataLoader
 
     if workers is None:
-        workers = 0 if len(items) < _FEW else min(_cores(), _MOST_PREPARING)
-    batches = _Batches(prepare, items, batch_size)
+        workers = 0 if batches.count < _FEW else min(_cores(), _MOST_PREPARING)
     if len(batches) <= _HEAD_START:
         workers = 0
     head_start = _HEAD_START if workers else 0
@@ -404,7 +450,7 @@ def prepared_batches(
     if context is not None:
         context.set_forkserver_preload(["torch", "torchvision"])
     loader: Any = DataLoader(
-        _Batches(prepare, items[head_start * batch_size :], batch_size),  # type: ignore[arg-type]
+        batches.after(head_start),  # type: ignore[arg-type]
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_it_is,
@@ -415,11 +461,9 @@ def prepared_batches(
     try:
         # The workers start here; what they need for that is used to prepare the first batches.
         rest = iter(loader)
-        first = (batches[number] for number in range(head_start))
-        for number, prepared in enumerate(itertools.chain(first, rest)):
-            if isinstance(prepared, CapError):
-                raise prepared
-            yield batches.items(number), prepared
+        for number in range(head_start):
+            yield batches[number]
+        yield from rest
     except RuntimeError as error:
         if "worker" not in str(error):
             raise

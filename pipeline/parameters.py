@@ -168,12 +168,16 @@ class ScoreParameters:
         "prompts, else 'A photo of {}.']",
         metavar="TEXT",
     )
-    batch_size: int = option(64, "photos per forward pass", metavar="N")
+    batch_size: int = option(
+        64, "photos of a batch; one forward pass, or several on a CPU", metavar="N"
+    )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best there is")
     precision: str = option(
         "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
     )
-    workers: int | None = option(None, "processes that decode [default: by cores]", metavar="N")
+    workers: int | None = option(
+        None, "processes that decode [default: one per core beside a GPU]", metavar="N"
+    )
     engine: str = _engine()
     ray_address: str | None = _ray_address()
     photos_at: str | None = _photos_at()
@@ -182,7 +186,8 @@ class ScoreParameters:
     )
     decode: str = option(
         "full",
-        "decode large JPEGs in full, or at a scale reduced to thrice what the model is given",
+        "decode large JPEGs in full, or at a scale reduced to thrice what the model is given, and "
+        "have torch resize them",
         choices=("full", "reduced"),
     )
     save_scores: bool = option(False, "keep the scores over the whole label space")
@@ -321,12 +326,16 @@ class EvaluateParameters:
         "prompts, else 'A photo of {}.']",
         metavar="TEXT",
     )
-    batch_size: int = option(64, "photos per forward pass", metavar="N")
+    batch_size: int = option(
+        64, "photos of a batch; one forward pass, or several on a CPU", metavar="N"
+    )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best there is")
     precision: str = option(
         "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
     )
-    workers: int | None = option(None, "processes that decode [default: by cores]", metavar="N")
+    workers: int | None = option(
+        None, "processes that decode [default: one per core beside a GPU]", metavar="N"
+    )
     resamples: int = option(1000, "bootstrap resamples behind the intervals", metavar="N")
     seed: int = option(0, "seed of the bootstrap", metavar="N")
     out: str | None = option(
@@ -388,7 +397,9 @@ class DiscoverParameters:
     precision: str = option(
         "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
     )
-    workers: int | None = option(None, "processes that decode [default: by cores]", metavar="N")
+    workers: int | None = option(
+        None, "processes that decode [default: one per core beside a GPU]", metavar="N"
+    )
     engine: str = _engine()
     ray_address: str | None = _ray_address()
     photos_at: str | None = _photos_at()
@@ -460,4 +471,6 @@ class MitigateParameters:
     precision: str = option(
         "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
     )
-    workers: int | None = option(None, "processes that decode [default: by cores]", metavar="N")
+    workers: int | None = option(
+        None, "processes that decode [default: one per core beside a GPU]", metavar="N"
+    )

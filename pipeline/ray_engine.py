@@ -227,8 +227,10 @@ class RayEngine:
         work: Work[_Item, _Prepared, _Result],
         items: Sequence[_Item],
         batch_size: int,
+        *,
+        waits: bool = False,
     ) -> Iterator[list[_Result]]:
-        """As `Engine.map_batches`: prepared by tasks, and worked on by actors.
+        """As `Engine.map_batches`: prepared by tasks, beside the actors that work on them.
 
         Raises
         ------
@@ -238,6 +240,7 @@ class RayEngine:
         import ray
         from ray.data import ActorPoolStrategy
 
+        del waits
         dataset = self._dataset(items, batch_size)
         if dataset is None:
             return

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from conftest import REPOSITORY
 
 from manifests.errors import CapError
-from pipeline.engine import LocalEngine, map_ordered
+from pipeline.engine import LocalEngine, map_ordered, prepared_batches
 
 # A program whose two workers name themselves and then sleep far longer than the test waits.
 SLEEPERS = """
@@ -170,3 +171,56 @@ def test_an_interrupt_ends_all_processes_with_one_traceback(sleepers):
     assert end_within(10, workers)
     assert errors.decode().rstrip().endswith("KeyboardInterrupt")
     assert errors.count(b"Traceback") == 1
+
+
+class Prepare:
+    """Tells which process and thread prepared a batch; refuses one that has seven in it."""
+
+    def __call__(self, items):
+        if 7 in items:
+            msg = "seven is refused"
+            raise CapError(msg)
+        return os.getpid(), threading.get_ident(), [2 * item for item in items]
+
+
+def test_on_a_cpu_batches_are_prepared_by_threads_in_turn_with_the_work():
+    taken = []
+    items = range(10, 60)
+    for batch, (process, thread, doubled) in prepared_batches(
+        Prepare(), items, 4, None, device="cpu"
+    ):
+        assert process == os.getpid()
+        assert thread != threading.get_ident()
+        assert doubled == [2 * item for item in batch]
+        taken += batch
+    assert taken == list(items)
+    assert list(prepared_batches(Prepare(), (), 4, None, device="cpu")) == []
+
+
+def test_no_batch_is_prepared_beside_the_work_on_a_cpu():
+    prepared = []
+    batches = prepared_batches(prepared.append, range(90), 1, None, device="cpu")
+    next(batches)
+    at_once = len(prepared)
+    time.sleep(0.05)
+    assert len(prepared) == at_once <= 8
+    list(batches)
+    assert sorted(number for (number,) in prepared) == list(range(90))
+
+
+@pytest.mark.parametrize(
+    ("workers", "device", "waits"), [(2, "cpu", False), (None, "mps", False), (None, "cpu", True)]
+)
+def test_other_batches_are_prepared_by_processes(workers, device, waits):
+    found = list(
+        prepared_batches(Prepare(), range(10, 210), 4, workers, device=device, waits=waits)
+    )
+    assert [number for _, (_, _, own) in found for number in own] == list(range(20, 420, 2))
+    assert len({process for _, (process, _, _) in found} - {os.getpid()}) >= 1
+
+
+@pytest.mark.parametrize("workers", [None, 0, 2])
+def test_a_batch_that_is_refused_ends_the_others_with_its_reason(workers):
+    batches = prepared_batches(Prepare(), range(90), 2, workers, device="cpu")
+    with pytest.raises(CapError, match=r"^seven is refused$"):
+        list(batches)

@@ -179,6 +179,15 @@ def test_scores_do_not_depend_on_batch_size_or_workers_and_a_bad_photo_is_a_row(
                 np.testing.assert_allclose(row.scores, first.scores, atol=1e-5)
 
 
+def test_on_a_cpu_few_photos_pass_through_the_network_at_once(spec, photos, monkeypatch):
+    model, sizes = load(spec), []
+    score = model.score
+    monkeypatch.setattr(model, "score", lambda batch: sizes.append(len(batch)) or score(batch))
+    rows = scores(model, [photos[0]] * 40, batch_size=40)
+    assert len(rows) == sum(sizes) == 40
+    assert max(sizes) == 16
+
+
 def test_a_model_that_returns_nan_gives_rows_that_say_so(spec, photos):
     model = load(spec)
     with torch.no_grad():

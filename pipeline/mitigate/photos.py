@@ -186,8 +186,8 @@ def batches(
         Processes that decode; None takes one per core.
     """
     decode: Decode[LabelledPhoto] = Decode(partial(_views, model.preprocess, regions == "crop"))
-    on_gpu = str(model.description["device"]).startswith("cuda")
-    for here, batch in prepared_batches(decode, photos, batch_size, workers, pin=on_gpu):
+    device = str(model.description["device"])
+    for here, batch in prepared_batches(decode, photos, batch_size, workers, device=device):
         wrong = [
             f"{photo.photo_id}: {error}"
             for photo, error in zip(here, batch.errors, strict=True)

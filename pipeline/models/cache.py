@@ -215,7 +215,7 @@ def _vectors(
 
 @dataclass(frozen=True)
 class Batches:
-    """How photos are scored: photos per forward pass, and processes that decode."""
+    """How photos are scored: photos of a batch, and processes that decode."""
 
     size: int
     workers: int | None

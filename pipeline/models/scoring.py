@@ -173,9 +173,14 @@ class Decode(Generic[_Photo]):
 _Vectors = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 
 
+_ON_CPU = 16
+"""So many photos pass through a network at once on a CPU, where more are slower: what its layers
+hand on is then too large for the caches, and for memory that was freed to be used again."""
+
+
 @dataclass
 class _Scoring:
-    """A model at work on batches, as few photos at a time as its GPU's memory takes."""
+    """A model at work on batches, as few photos at a time as its device wants or takes."""
 
     model: Model
     most: int | None = None
@@ -207,7 +212,7 @@ class _Scoring:
         found: list[_Vectors] = []
         start = 0
         while start < count:
-            size = min(count - start, self.most or count)
+            size = min(count - start, self._at_once(count))
             try:
                 found.append(score(slice(start, start + size)))
             except torch.cuda.OutOfMemoryError as error:
@@ -221,6 +226,10 @@ class _Scoring:
             torch.cuda.empty_cache()
             tell(f"the GPU ran out of memory with {size} at once; going on with {self.most}")
         return found
+
+    def _at_once(self, count: int) -> int:
+        most = self.most or count
+        return min(most, _ON_CPU) if self.device == "cpu" else most
 
 
 _NOT_A_NUMBER = "the model returned a score that is not a number"
@@ -288,10 +297,9 @@ def score_photos(
     photos
         Photos, wherever their bytes lie.
     batch_size
-        Photos per forward pass; fewer once a GPU's memory does not take so many.
+        Photos per forward pass; fewer on a CPU, and once a GPU's memory does not take so many.
     engine
-        Where it is done; None takes processes of this machine that decode, one per core up to 8,
-        and none for a few photos.
+        Where it is done; None takes this machine's cores to decode, as `prepared_batches` says.
     threads
         Photos that a process reads at once; above 1 where they come over a network.
 
@@ -302,7 +310,7 @@ def score_photos(
     """
     own = LocalEngine() if engine is None else engine
     decode = decode_whole(model, threads)
-    yield from own.map_batches(decode, _PhotoScoring(model), photos, batch_size)
+    yield from own.map_batches(decode, _PhotoScoring(model), photos, batch_size, waits=threads > 1)
 
 
 def _cut_out(preprocess: Preprocessing, photo: RegionsRef, image: Image.Image) -> torch.Tensor:
@@ -376,7 +384,7 @@ def score_regions(
         Whether regions are pooled over the feature map of the whole photo, which takes one pass for
         each photo, or cut out and encoded as photos of their own.
     batch_size
-        Photos or regions per forward pass; fewer once a GPU's memory does not take so many.
+        Photos or regions per forward pass; fewer as for `score_photos`.
     engine, threads
         As for `score_photos`.
 
@@ -390,4 +398,4 @@ def score_regions(
     most = 1 if pooled else max((len(photo.boxes) for photo in photos), default=1)
     work = _RegionScoring(model, pooled=pooled, batch_size=batch_size)
     own = LocalEngine() if engine is None else engine
-    yield from own.map_batches(decode, work, photos, max(1, batch_size // most))
+    yield from own.map_batches(decode, work, photos, max(1, batch_size // most), waits=threads > 1)
