@@ -26,6 +26,7 @@ from manifests.photos import open_image
 from manifests.vocabulary import LabelSpace, label_space
 from pipeline.engine import LocalEngine
 from pipeline.models import ModelOptions, ModelSpec, load_model
+from pipeline.models.network import photos_at_once
 from pipeline.models.open_clip_family import check_activation, templates
 from pipeline.models.predictions import predictions_from
 from pipeline.models.preprocessing import Preprocessing
@@ -183,9 +184,17 @@ def test_on_a_cpu_few_photos_pass_through_the_network_at_once(spec, photos, monk
     model, sizes = load(spec), []
     score = model.score
     monkeypatch.setattr(model, "score", lambda batch: sizes.append(len(batch)) or score(batch))
+    monkeypatch.setattr(model, "at_once", 16)
     rows = scores(model, [photos[0]] * 40, batch_size=40)
-    assert len(rows) == sum(sizes) == 40
-    assert max(sizes) == 16
+    assert len(rows) == 40
+    assert sizes == [16, 16, 8]
+
+
+def test_the_wider_a_network_the_fewer_photos_pass_at_once(spec):
+    # ViT-B/32 has 50 tokens of 768 numbers, and ViT-L/14 257 of 1,024.
+    assert [photos_at_once(4 * n) for n in (50 * 768, 257 * 1024, 10**8)] == [32, 7, 1]
+    assert photos_at_once() == 8
+    assert load(spec).at_once == 32
 
 
 def test_a_model_that_returns_nan_gives_rows_that_say_so(spec, photos):

@@ -24,8 +24,15 @@ __all__ = [
     "choose_precision",
     "downloading",
     "layout",
+    "photos_at_once",
     "read_checkpoint",
 ]
+
+_REUSED = 32 * 2**20
+"""Bytes of a block that glibc keeps when it is freed; larger ones cost a fault for each page."""
+_CONVOLVED = 2**20
+"""Numbers that the widest layers of a ResNet or an EfficientNet make of a photo of 224 pixels."""
+_MOST_AT_ONCE = 32
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -64,6 +71,17 @@ def choose_precision(options: ModelOptions, device: torch.device) -> str:
     if options.precision != "auto":
         return options.precision
     return "bf16" if device.type == "cuda" else "float32"
+
+
+def photos_at_once(numbers: int = _CONVOLVED) -> int:
+    """How many photos should pass through a network at once on a CPU.
+
+    Parameters
+    ----------
+    numbers
+        How many a layer makes of one photo, at most.
+    """
+    return max(1, min(_MOST_AT_ONCE, _REUSED // (4 * numbers)))
 
 
 def casting(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:

@@ -23,6 +23,7 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transformer import VisionTransformer
 
 from manifests.errors import CapError
 from manifests.tables import replacing
@@ -33,6 +34,7 @@ from pipeline.models.network import (
     choose_precision,
     downloading,
     layout,
+    photos_at_once,
     read_checkpoint,
 )
 from pipeline.models.pooling import pooled_features
@@ -82,6 +84,10 @@ class OpenClipModel:
         self._precision = str(description["precision"])
         self._text = head
         self._head = torch.from_numpy(head).to(self._device)
+        self.at_once = photos_at_once()
+        if isinstance(network.visual, VisionTransformer):
+            # The widest layers of its blocks make four times what passes between blocks.
+            self.at_once = photos_at_once(4 * network.visual.positional_embedding.numel())
         config = PreprocessCfg(**network.visual.preprocess_cfg)
         self._size, self._resize_mode = config.size, config.resize_mode
         self._preprocessing = Preprocessing(

@@ -151,6 +151,8 @@ class Model(Protocol):
     smallest
         Pixels that the shorter side of a JPEG may be decoded at, where photos are decoded at a
         reduced scale; None decodes them in full.
+    at_once
+        Photos that should pass through the network at once on a CPU, where more are slower.
     head
         Text features (labels, d) of unit length whose products with embeddings are the scores;
         None for a classifier.
@@ -161,6 +163,7 @@ class Model(Protocol):
     digest: str
     score_kind: str
     embedding_dim: int | None
+    at_once: int
 
     @property
     def smallest(self) -> int | None:

@@ -173,11 +173,6 @@ class Decode(Generic[_Photo]):
 _Vectors = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 
 
-_ON_CPU = 16
-"""So many photos pass through a network at once on a CPU, where more are slower: what its layers
-hand on is then too large for the caches, and for memory that was freed to be used again."""
-
-
 @dataclass
 class _Scoring:
     """A model at work on batches, as few photos at a time as its device wants or takes."""
@@ -229,7 +224,7 @@ class _Scoring:
 
     def _at_once(self, count: int) -> int:
         most = self.most or count
-        return min(most, _ON_CPU) if self.device == "cpu" else most
+        return min(most, self.model.at_once) if self.device == "cpu" else most
 
 
 _NOT_A_NUMBER = "the model returned a score that is not a number"

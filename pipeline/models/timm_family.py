@@ -25,6 +25,7 @@ from pipeline.models.network import (
     choose_precision,
     downloading,
     layout,
+    photos_at_once,
     read_checkpoint,
 )
 from pipeline.models.preprocessing import Preprocessing
@@ -70,6 +71,7 @@ class TimmModel:
         self._compiled = compiled
         self._device = torch.device(description["device"])
         self._precision = str(description["precision"])
+        self.at_once = photos_at_once()
         self._data = resolve_model_data_config(network)
         self._preprocessing = Preprocessing(
             create_transform(**self._data, is_training=False), fast=self.smallest is not None
