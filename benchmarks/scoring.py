@@ -202,13 +202,13 @@ def main(turns: int, count: int, *, ray: bool, as_json: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         spec = checkpoint(Path(folder), "open_clip", "ViT-B-32")
         # The zero-shot head is made once, outside the loop: the animals of one page suffice.
-        model = load_model(spec, FEW, ModelOptions())
+        model = load_model(spec, FEW, ModelOptions(device="cpu"))
         if ray:
             results["ViT-B-32"] = measure_ray(model, count, turns)
         else:
             results["ViT-B-32"] = measure(model, count, turns)
             spec = checkpoint(Path(folder), "timm", "tf_efficientnet_lite0")
-            model = load_model(spec, label_space("imagenet1k"), ModelOptions())
+            model = load_model(spec, label_space("imagenet1k"), ModelOptions(device="cpu"))
             results["tf_efficientnet_lite0"] = measure(model, count, turns)
     if as_json:
         click.echo(json.dumps(results))

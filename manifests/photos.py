@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import struct
+import threading
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -61,6 +62,36 @@ class PhotoFacts:
     format: str
 
 
+class _Quiet:
+    """Leaves out warnings while any thread is inside, since their filters are the whole process's.
+
+    Pillow warns below our own limit, and of EXIF blocks that do not matter here.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._caught = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        del raised
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._caught.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
 def _bytes_of(source: bytes | Path) -> bytes:
     """A photo's bytes, read if need be."""
     try:
@@ -80,9 +111,7 @@ def _open(source: bytes | Path) -> Image.Image:
         msg = "a Git LFS pointer: not the photo; run `git lfs pull` where it came from"
         raise PhotoError(msg)
     try:
-        with warnings.catch_warnings():
-            # Pillow warns below our own limit, and of EXIF blocks that do not matter here.
-            warnings.simplefilter("ignore")
+        with _QUIET:
             image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
         msg = "not an image: the content is no JPEG, PNG or WebP"
@@ -107,8 +136,7 @@ def _decode(
     image: Image.Image, draft: tuple[str, tuple[int, int]] | None, mode: str
 ) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _QUIET:
             if draft is not None:
                 image.draft(*draft)
             image.load()

@@ -2,8 +2,8 @@
 
 A stage writes one function for its photos and asks an engine to run it; results come in the order
 of the items. `map` applies a function to each item. `map_batches` has batches prepared, such as
-decoded, by many processes, and worked on, such as by a model, by few. `LocalEngine` is here, and
-`ray_engine.RayEngine` does the same on a cluster.
+decoded, and worked on, such as by a model: by other processes, or in turn with it. `LocalEngine` is
+here, and `ray_engine.RayEngine` does the same on a cluster.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Engine(Protocol):
 
     def map_batches(
         self,
-        prepare: Callable[[Sequence[_Item]], _Prepared],
+        prepare: Callable[[Sequence[_Item], int], _Prepared],
         work: Work[_Item, _Prepared, _Result],
         items: Sequence[_Item],
         batch_size: int,
@@ -138,7 +138,8 @@ class Engine(Protocol):
         Parameters
         ----------
         prepare
-            From a batch of items to what `work` is given of it; can be pickled.
+            From a batch of items, and how many threads may share the work on them, to what `work`
+            is given of it; can be pickled.
         work
             What is done with it.
         items
@@ -281,7 +282,7 @@ class LocalEngine:
 
     def map_batches(
         self,
-        prepare: Callable[[Sequence[_Item]], _Prepared],
+        prepare: Callable[[Sequence[_Item], int], _Prepared],
         work: Work[_Item, _Prepared, _Result],
         items: Sequence[_Item],
         batch_size: int,
@@ -344,7 +345,7 @@ class _Batches(Generic[_Item, _Prepared]):
 
     def __init__(
         self,
-        prepare: Callable[[Sequence[_Item]], _Prepared],
+        prepare: Callable[[Sequence[_Item], int], _Prepared],
         items: Sequence[_Item],
         batch_size: int,
     ) -> None:
@@ -368,9 +369,12 @@ class _Batches(Generic[_Item, _Prepared]):
         return self._items[number * self._size : (number + 1) * self._size]
 
     def __getitem__(self, number: int) -> _Prepared | CapError:
+        return self.prepared(number, 1)
+
+    def prepared(self, number: int, threads: int) -> _Prepared | CapError:
         # Raised in a worker, an error would come back with the worker's whole traceback.
         try:
-            return self._prepare(self.items(number))
+            return self._prepare(self.items(number), threads)
         except CapError as error:
             return error
 
@@ -380,7 +384,7 @@ def _as_it_is(prepared: _Prepared) -> _Prepared:
 
 
 def prepared_batches(
-    prepare: Callable[[Sequence[_Item]], _Prepared],
+    prepare: Callable[[Sequence[_Item], int], _Prepared],
     items: Sequence[_Item],
     batch_size: int,
     workers: int | None,
@@ -397,14 +401,15 @@ def prepared_batches(
     Parameters
     ----------
     prepare
-        From a batch of items to what is wanted of it; can be pickled, and run by several threads.
+        From a batch of items, and how many threads may share the work on them, to what is wanted
+        of it; can be pickled.
     items
         The items.
     batch_size
         Items of a batch; the last may have fewer.
     workers
         Processes that prepare; with 0 the batches are prepared in this one, each before its work.
-        None takes turns, with a thread per core up to 8, where the work is done on the CPU; else a
+        None takes turns where the work is done on the CPU, with a thread per core up to 8; else a
         process per core up to 8, and none for a few items.
     device
         The torch device of the work.
@@ -428,16 +433,14 @@ def prepared_batches(
 
 
 def _in_turns(batches: _Batches[Any, Any]) -> Iterator[Any]:
-    """By threads of this process, a batch in each, and no further ones before those are used."""
+    """By threads of this process, each batch when its turn comes."""
     threads = min(_cores(), _MOST_PREPARING)
-    with ThreadPoolExecutor(threads) as executor:
-        for start in range(0, len(batches), threads):
-            numbers = range(start, min(start + threads, len(batches)))
-            yield from list(executor.map(batches.__getitem__, numbers))
+    for number in range(len(batches)):
+        yield batches.prepared(number, threads)
 
 
 def _by_processes(batches: _Batches[Any, Any], workers: int | None, *, pin: bool) -> Iterator[Any]:
-    """By torch's own loader, ahead of those that are used."""
+    """By torch's own loader: with workers ahead of those that are used."""
     from torch.utils.data import DataLoader
 
     if workers is None:

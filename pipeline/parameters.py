@@ -176,7 +176,9 @@ class ScoreParameters:
         "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
     )
     workers: int | None = option(
-        None, "processes that decode [default: one per core beside a GPU]", metavar="N"
+        None,
+        "processes that decode beside the model [default: by cores, on a CPU none]",
+        metavar="N",
     )
     engine: str = _engine()
     ray_address: str | None = _ray_address()
@@ -334,7 +336,9 @@ class EvaluateParameters:
         "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
     )
     workers: int | None = option(
-        None, "processes that decode [default: one per core beside a GPU]", metavar="N"
+        None,
+        "processes that decode beside the model [default: by cores, on a CPU none]",
+        metavar="N",
     )
     resamples: int = option(1000, "bootstrap resamples behind the intervals", metavar="N")
     seed: int = option(0, "seed of the bootstrap", metavar="N")
@@ -392,13 +396,15 @@ class DiscoverParameters:
     draws: int = option(10_000, "permutations behind each p-value", metavar="N")
     resamples: int = option(1000, "bootstrap resamples behind the intervals", metavar="N")
     seed: int = option(0, "seed of all that is drawn", metavar="N")
-    batch_size: int = option(64, "photos or regions per forward pass", metavar="N")
+    batch_size: int = option(64, "photos or regions of a batch", metavar="N")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best there is")
     precision: str = option(
         "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
     )
     workers: int | None = option(
-        None, "processes that decode [default: one per core beside a GPU]", metavar="N"
+        None,
+        "processes that decode beside the model [default: by cores, on a CPU none]",
+        metavar="N",
     )
     engine: str = _engine()
     ray_address: str | None = _ray_address()
@@ -472,5 +478,7 @@ class MitigateParameters:
         "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
     )
     workers: int | None = option(
-        None, "processes that decode [default: one per core beside a GPU]", metavar="N"
+        None,
+        "processes that decode beside the model [default: by cores, on a CPU none]",
+        metavar="N",
     )

@@ -76,12 +76,12 @@ class _Apply:
 class _Prepare:
     """A task that prepares a batch, and hands the items on with it."""
 
-    def __init__(self, prepare: Callable[[Sequence[Any]], Any]) -> None:
+    def __init__(self, prepare: Callable[[Sequence[Any], int], Any]) -> None:
         self._prepare = prepare
 
     def __call__(self, table: pa.Table) -> pa.Table:
         items = _value(table)
-        return _unless_refused(lambda: (items, self._prepare(items)))
+        return _unless_refused(lambda: (items, self._prepare(items, 1)))
 
 
 class _Worker:
@@ -223,7 +223,7 @@ class RayEngine:
 
     def map_batches(
         self,
-        prepare: Callable[[Sequence[_Item]], _Prepared],
+        prepare: Callable[[Sequence[_Item], int], _Prepared],
         work: Work[_Item, _Prepared, _Result],
         items: Sequence[_Item],
         batch_size: int,

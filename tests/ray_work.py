@@ -28,8 +28,9 @@ def break_at_seven(number: int) -> int:
     return 1 // (number - 7)
 
 
-def squares(numbers: Sequence[int]) -> list[int]:
+def squares(numbers: Sequence[int], threads: int) -> list[int]:
     """The squares of numbers."""
+    assert threads >= 1
     return [number**2 for number in numbers]
 
 

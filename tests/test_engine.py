@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -173,54 +172,41 @@ def test_an_interrupt_ends_all_processes_with_one_traceback(sleepers):
     assert errors.count(b"Traceback") == 1
 
 
-class Prepare:
-    """Tells which process and thread prepared a batch; refuses one that has seven in it."""
-
-    def __call__(self, items):
-        if 7 in items:
-            msg = "seven is refused"
-            raise CapError(msg)
-        return os.getpid(), threading.get_ident(), [2 * item for item in items]
+def prepare(items, threads: int):
+    """The process that prepared a batch, the threads that it might have used, and the doubles."""
+    if 7 in items:
+        msg = "seven is refused"
+        raise CapError(msg)
+    return os.getpid(), threads, [2 * item for item in items]
 
 
-def test_on_a_cpu_batches_are_prepared_by_threads_in_turn_with_the_work():
-    taken = []
-    items = range(10, 60)
-    for batch, (process, thread, doubled) in prepared_batches(
-        Prepare(), items, 4, None, device="cpu"
-    ):
-        assert process == os.getpid()
-        assert thread != threading.get_ident()
-        assert doubled == [2 * item for item in batch]
+def test_on_a_cpu_batches_are_prepared_in_turn_with_the_work():
+    cores = min(len(os.sched_getaffinity(0)), 8)
+    prepared, taken = [], []
+
+    def note(items, threads):
+        prepared.extend(items)
+        return prepare(items, threads)
+
+    for batch, found in prepared_batches(note, range(10, 60), 4, None, device="cpu"):
         taken += batch
-    assert taken == list(items)
-    assert list(prepared_batches(Prepare(), (), 4, None, device="cpu")) == []
-
-
-def test_no_batch_is_prepared_beside_the_work_on_a_cpu():
-    prepared = []
-    batches = prepared_batches(prepared.append, range(90), 1, None, device="cpu")
-    next(batches)
-    at_once = len(prepared)
-    time.sleep(0.05)
-    assert len(prepared) == at_once <= 8
-    list(batches)
-    assert sorted(number for (number,) in prepared) == list(range(90))
+        assert found == (os.getpid(), cores, [2 * item for item in batch])
+        assert prepared == taken
+    assert taken == list(range(10, 60))
+    assert list(prepared_batches(prepare, (), 4, None, device="cpu")) == []
 
 
 @pytest.mark.parametrize(
     ("workers", "device", "waits"), [(2, "cpu", False), (None, "mps", False), (None, "cpu", True)]
 )
 def test_other_batches_are_prepared_by_processes(workers, device, waits):
-    found = list(
-        prepared_batches(Prepare(), range(10, 210), 4, workers, device=device, waits=waits)
-    )
+    found = list(prepared_batches(prepare, range(10, 210), 4, workers, device=device, waits=waits))
     assert [number for _, (_, _, own) in found for number in own] == list(range(20, 420, 2))
     assert len({process for _, (process, _, _) in found} - {os.getpid()}) >= 1
 
 
 @pytest.mark.parametrize("workers", [None, 0, 2])
 def test_a_batch_that_is_refused_ends_the_others_with_its_reason(workers):
-    batches = prepared_batches(Prepare(), range(90), 2, workers, device="cpu")
+    batches = prepared_batches(prepare, range(90), 2, workers, device="cpu")
     with pytest.raises(CapError, match=r"^seven is refused$"):
         list(batches)

@@ -11,8 +11,10 @@ import pickle
 import subprocess
 import sys
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -597,3 +599,22 @@ def test_a_jpeg_that_is_cut_short_is_decoded_as_pillow_decodes_it():
             except (OSError, CapError) as error:
                 outcomes.append(type(error).__name__)
         assert outcomes[0] == outcomes[1]
+
+
+def test_an_upright_image_can_be_used_as_any_other():
+    image = open_upright(pictures()["plain"])
+    whole = np.asarray(image).copy()
+    assert np.array_equal(np.asarray(pickle.loads(pickle.dumps(image))), whole)
+    assert np.array_equal(np.asarray(image.crop((1, 2, 5, 6))), whole[2:6, 1:5])
+    other = image.copy()
+    image.putpixel((0, 0), (1, 2, 3))
+    assert image.getpixel((0, 0)) == (1, 2, 3)
+    assert np.array_equal(np.asarray(other), whole)
+
+
+def test_photos_opened_by_many_threads_leave_the_filters_of_warnings_as_they_were():
+    before = list(warnings.filters)
+    photos = [pictures()["turned"], pictures()["palette"]] * 40
+    with ThreadPoolExecutor(8) as executor:
+        list(executor.map(open_upright, photos))
+    assert warnings.filters == before

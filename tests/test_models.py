@@ -29,7 +29,7 @@ from pipeline.models import ModelOptions, ModelSpec, load_model
 from pipeline.models.network import photos_at_once
 from pipeline.models.open_clip_family import check_activation, templates
 from pipeline.models.predictions import predictions_from
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.preprocessing import Preprocessing, torch_resizes
 from pipeline.models.scoring import PhotoRef, score_photos
 from pipeline.models.timm_family import match_tensors
 
@@ -418,6 +418,16 @@ def test_a_photo_too_narrow_for_the_model_is_a_row_that_says_so():
         parts.pixels(Image.new("RGB", (1, 64)))
 
 
+def test_a_receipt_says_who_resizes_reduced_photos(spec):
+    for mode, resized_by in (("shortest", "torch"), ("longest", "pillow")):
+        cfg = open_clip.transform.PreprocessCfg(size=32, resize_mode=mode)
+        transform = open_clip.transform.image_transform_v2(cfg, is_train=False)
+        assert torch_resizes(transform) == (resized_by == "torch")
+    model = load(spec, reduced=True)
+    assert model.description["preprocessing"]["resized_by"] == "torch"
+    assert model.digest != load(spec).digest
+
+
 def test_every_family_is_preprocessed_as_by_its_library(spec, photos, tmp_path):
     torch.manual_seed(0)
     network = timm.create_model("test_resnet")
@@ -426,6 +436,9 @@ def test_every_family_is_preprocessed_as_by_its_library(spec, photos, tmp_path):
         f"timm:test_resnet:{tmp_path / 'small.safetensors'}", label_space("imagenet1k")
     )
     image = open_image(photos[0].file)
+    fast = load(classifier.name, label_space("imagenet1k"), reduced=True)
+    apart = fast.preprocess.pixels(image).int() - classifier.preprocess.pixels(image).int()
+    assert apart.abs().max() <= 2
     for model in (load(spec), classifier):
         whole = whole_transform(model)(image)
         assert torch.equal(model.preprocess(image), whole)

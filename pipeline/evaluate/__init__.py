@@ -297,7 +297,9 @@ def _predict(model: Model, task: _Task, cache: Path, progress: Progress) -> pa.T
         (sha256, by_id[photo_id])
         for sha256, photo_id in zip(task.rows["sha256"].to_pylist(), ids, strict=True)
     ]
-    batches = Batches(task.parameters.batch_size, task.parameters.workers)
+    batches = Batches(
+        task.parameters.batch_size, task.parameters.workers, waits=task.photos.over_network
+    )
     scores = cached_scores(model, photos, cache / "vectors", batches, progress)
     choices = task.choices
     classes = task.rows["class_index"].to_numpy().astype(np.int64)

@@ -67,6 +67,7 @@ class EvaluationSet:
     confusing: pa.Table | None
     chosen_by: Mapping[str, Any] | None
     digest: str
+    over_network: bool = False
 
     @property
     def partitions(self) -> tuple[str, ...]:
@@ -99,4 +100,5 @@ def open_release(place: str) -> EvaluationSet:
         confusing=split.confusing,
         chosen_by=split.release.get("chosen_by"),
         digest=table_digest(split.table),
+        over_network="://" in place or bool(split.linked.any()),
     )

@@ -1,7 +1,7 @@
 """Photos to learn from: with their regions, which of these are spurious, label and group.
 
 Given the tables of a discovery, gives the photos to learn from and those kept apart, and makes
-batches of them, decoded in worker processes.
+batches of them.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def batches(
     regions
         `crop` or `pool`, as they were looked at; None leaves them out.
     workers
-        Processes that decode; None takes one per core.
+        Processes that decode, as for `prepared_batches`.
     """
     decode: Decode[LabelledPhoto] = Decode(partial(_views, model.preprocess, regions == "crop"))
     device = str(model.description["device"])

@@ -215,10 +215,11 @@ def _vectors(
 
 @dataclass(frozen=True)
 class Batches:
-    """How photos are scored: photos of a batch, and processes that decode."""
+    """How photos are scored: photos of a batch, processes that decode, and whether they wait."""
 
     size: int
     workers: int | None
+    waits: bool = False
 
 
 def cached_scores(
@@ -259,6 +260,7 @@ def cached_scores(
             [by_content[sha256] for sha256 in todo],
             batch_size=batches.size,
             engine=LocalEngine(batches.workers, tell=progress.note),
+            waits=batches.waits,
         )
     )
     is_classifier = model.head is None

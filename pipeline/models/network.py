@@ -58,7 +58,8 @@ def choose_device(options: ModelOptions) -> torch.device:
         reason = str(error).splitlines()[0]
         msg = f"the device {options.device!r} is not to be had ({reason}); try --device auto"
         raise CapError(msg) from error
-    return device
+    # Of CPUs there is one, whatever its number.
+    return torch.device("cpu") if device.type == "cpu" else device
 
 
 def layout(device: torch.device) -> torch.memory_format:

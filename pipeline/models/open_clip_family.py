@@ -38,7 +38,7 @@ from pipeline.models.network import (
     read_checkpoint,
 )
 from pipeline.models.pooling import pooled_features
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.preprocessing import Preprocessing, torch_resizes
 from pipeline.models.registry import (
     ModelOptions,
     ModelSpec,
@@ -86,7 +86,7 @@ class OpenClipModel:
         self._head = torch.from_numpy(head).to(self._device)
         self.at_once = photos_at_once()
         if isinstance(network.visual, VisionTransformer):
-            # The widest layers of its blocks make four times what passes between blocks.
+            # The widest layers of its blocks make about four times what passes between blocks.
             self.at_once = photos_at_once(4 * network.visual.positional_embedding.numel())
         config = PreprocessCfg(**network.visual.preprocess_cfg)
         self._size, self._resize_mode = config.size, config.resize_mode
@@ -354,6 +354,7 @@ def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> OpenClip
     network = _network(architecture, weights, preprocessing)
     network.to(device, memory_format=layout(device))
     preprocess = PreprocessCfg(**network.visual.preprocess_cfg)
+    by_torch = torch_resizes(image_transform_v2(preprocess, is_train=False))
     description = {
         "family": "open_clip",
         "architecture": architecture,
@@ -361,7 +362,10 @@ def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> OpenClip
         "weights": weights.name if spec.weights and Path(spec.weights).is_file() else spec.weights,
         "weights_sha256": file_sha256(weights),
         "activation": "quickgelu" if config.get("quick_gelu") else "gelu",
-        "preprocessing": {**asdict(preprocess), **decoding(options, _side(preprocess))},
+        "preprocessing": {
+            **asdict(preprocess),
+            **decoding(options, _side(preprocess), by_torch=by_torch),
+        },
         "label_space": labels.name,
         "label_space_digest": labels.digest,
         "prompts": prompts,

@@ -267,7 +267,7 @@ def load_for(engine: Engine, spec: ModelSpec, labels: LabelSpace, options: Model
     return model
 
 
-def decoding(options: ModelOptions, side: int) -> dict[str, int | str]:
+def decoding(options: ModelOptions, side: int, *, by_torch: bool) -> dict[str, int | str]:
     """What a description says of reduced decoding, beside the preprocessing: nothing without it.
 
     Parameters
@@ -276,10 +276,13 @@ def decoding(options: ModelOptions, side: int) -> dict[str, int | str]:
         Of the model.
     side
         Pixels that preprocessing resizes the shorter side of a photo to.
+    by_torch
+        Whether torch can resize instead of Pillow.
     """
     if not options.reduced:
         return {}
-    return {"decoded_at_least": DECODE_MARGIN * side, "resized_by": "torch"}
+    resized_by = "torch" if by_torch else "pillow"
+    return {"decoded_at_least": DECODE_MARGIN * side, "resized_by": resized_by}
 
 
 def file_sha256(path: Path) -> str:

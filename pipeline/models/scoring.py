@@ -154,9 +154,9 @@ class Decode(Generic[_Photo]):
     threads: int = 1
     smallest: int | None = None
 
-    def __call__(self, photos: Sequence[_Photo]) -> Decoded:
-        """The photos decoded, with the reason for each that cannot be."""
-        found = apply(self._one, photos, self.threads)
+    def __call__(self, photos: Sequence[_Photo], threads: int = 1) -> Decoded:
+        """The photos decoded by so many threads at least, or the reason why one cannot be."""
+        found = apply(self._one, photos, max(threads, self.threads))
         images = [image for image, _ in found if image is not None]
         views = [0 if image is None else len(image) for image, _ in found]
         errors = [error for _, error in found]
@@ -282,6 +282,7 @@ def score_photos(
     batch_size: int,
     engine: Engine | None = None,
     threads: int = 1,
+    waits: bool = False,
 ) -> Iterator[list[Scored]]:
     """Scores of photos, in their order, one list per batch.
 
@@ -297,6 +298,8 @@ def score_photos(
         Where it is done; None takes this machine's cores to decode, as `prepared_batches` says.
     threads
         Photos that a process reads at once; above 1 where they come over a network.
+    waits
+        Whether they come over a network, for another reason than `threads`.
 
     Raises
     ------
@@ -305,7 +308,9 @@ def score_photos(
     """
     own = LocalEngine() if engine is None else engine
     decode = decode_whole(model, threads)
-    yield from own.map_batches(decode, _PhotoScoring(model), photos, batch_size, waits=threads > 1)
+    yield from own.map_batches(
+        decode, _PhotoScoring(model), photos, batch_size, waits=waits or threads > 1
+    )
 
 
 def _cut_out(preprocess: Preprocessing, photo: RegionsRef, image: Image.Image) -> torch.Tensor:

@@ -28,7 +28,7 @@ from pipeline.models.network import (
     photos_at_once,
     read_checkpoint,
 )
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.preprocessing import Preprocessing, torch_resizes
 from pipeline.models.registry import (
     ModelOptions,
     ModelSpec,
@@ -246,6 +246,8 @@ def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> TimmMode
         raise CapError(msg)
     device = choose_device(options)
     data = resolve_model_data_config(network)
+    side = math.ceil(max(data["input_size"][-2:]) / data["crop_pct"])
+    by_torch = torch_resizes(create_transform(**data, is_training=False))
     description = {
         "family": "timm",
         "architecture": spec.architecture,
@@ -255,7 +257,7 @@ def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> TimmMode
         "activation": "as the architecture says",
         "preprocessing": {
             **{k: list(v) if isinstance(v, tuple) else v for k, v in data.items()},
-            **decoding(options, math.ceil(max(data["input_size"][-2:]) / data["crop_pct"])),
+            **decoding(options, side, by_torch=by_torch),
         },
         "label_space": labels.name,
         "label_space_digest": labels.digest,
