@@ -254,7 +254,9 @@ def open_upright(source: bytes | Path, *, smallest: int | None = None) -> Image.
     if found is not None:
         # Pillow keeps four bytes for a pixel of RGB, and takes these as they lie.
         height, width, bytes_each = found.shape
-        pixels = pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), bytes_each)
+        # From its buffer, since `pa.array` would import pandas.
+        values = pa.Array.from_buffers(pa.uint8(), found.size, [None, pa.py_buffer(found)])
+        pixels = pa.FixedSizeListArray.from_arrays(values, bytes_each)
         return Image.fromarrow(pixels, "RGB", (width, height))
     return open_image(data, draft=None if smallest is None else ("RGB", (smallest, smallest)))
 
