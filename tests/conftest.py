@@ -121,11 +121,14 @@ def weights() -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory) -> Workspace:
-    """The workspace that `cap demo --seed 3` makes."""
+def demo(tmp_path_factory) -> Iterator[Workspace]:
+    """The workspace that `cap demo --seed 3` makes; to read only, for every test shares it."""
     folder = tmp_path_factory.mktemp("demo")
     assert "DIFFERS" not in cap("demo", "--seed", "3", cwd=folder).stdout
-    return Workspace(folder / "demo" / "shortcut-3")
+    workspace = Workspace(folder / "demo" / "shortcut-3")
+    runs = workspace.runs()
+    yield workspace
+    assert workspace.runs() == runs, "a test has scored in the workspace that all tests share"
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,8 @@ def test_the_demo_finds_the_planted_pairs_and_releases_them(folder, workspace):
     assert "holds the demo of seed 3" in with_other_seed.stderr
 
 
-def test_the_demos_model_suggests_the_planted_backgrounds_too(workspace):
+def test_the_demos_model_suggests_the_planted_backgrounds_too(demo, tmp_path):
+    workspace = Workspace(shutil.copytree(demo.root, tmp_path / "demo"))
     model = "open_clip:toy.json:toy.safetensors"
     arguments = ["score", "--model", model, "--label-space", "backgrounds", "--json"]
     run = json.loads(cap(*arguments, cwd=workspace.root).stdout)["run"]

@@ -246,7 +246,8 @@ def test_the_checkpoint_is_a_model_that_cap_scores_and_the_table_tells_its_accur
     assert rows[-1]["photos"] == len(apart)
     assert rows[-1]["accuracy"] == pytest.approx(np.mean([correct[p] for p in apart]))
     assert outcome.facts["after"]["accuracy"] == rows[-1]["accuracy"]
-    regions = workspace.read(f"regions/{workspace.runs('regions')[0]}")
+    (looked,) = workspace.runs("regions")
+    regions = workspace.read(f"regions/{looked}")
     looked_at = len(set(regions["photo_id"].to_pylist()))
     assert rows[-1]["trained_on"] == looked_at - len(apart)
     assert rows[-1]["loss"] == pytest.approx(
@@ -292,7 +293,7 @@ def test_no_share_of_the_new_weights_is_the_model_as_it_was(workspace):
 
 
 def test_regions_that_were_cut_out_are_learned_from_as_such(workspace):
-    run = workspace.runs()[0]
+    (run,) = workspace.runs("regions")
     receipt = workspace.receipt_path(f"regions/{run}")
     text = receipt.read_text()
     assert '"embed": "pool"' in text
@@ -305,7 +306,7 @@ def test_regions_that_were_cut_out_are_learned_from_as_such(workspace):
 def test_a_photo_that_cannot_be_read_is_told_and_left_out(workspace):
     split = {row["photo_id"] for row in workspace.read("split").to_pylist()}
     photos = workspace.read("photos").to_pylist()
-    run = workspace.runs()[0]
+    (run,) = workspace.runs("regions")
     looked = set(workspace.read(f"regions/{run}")["photo_id"].to_pylist())
     row = next(r for r in photos if r["photo_id"] in looked - split)
     (workspace.root / row["path"]).write_bytes(b"no photo")
@@ -359,7 +360,7 @@ def test_a_photo_apart_is_in_no_batch(workspace):
     with pytest.raises(CapError, match="no photo left to measure on; choose another --held-out"):
         told(workspace, held_out=0.0)
     outcome = told(workspace, held_out=0.5, method="finetune")
-    run = workspace.runs()[0]
+    (run,) = workspace.runs("regions")
     looked = len(set(workspace.read(f"regions/{run}")["photo_id"].to_pylist()))
     assert outcome.facts["photos"] + outcome.facts["trained_on"] == looked
     assert 0.35 < outcome.facts["photos"] / looked < 0.65
