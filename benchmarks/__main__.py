@@ -40,21 +40,32 @@ class Line:
         Photos per second.
     limit, limit_rate
         What it cannot be faster than, and that in photos per second.
-    peers
-        Photos per second of others.
+    share
+        What it reaches of the limit.
+    beside
+        How many times as fast as its peers it is.
     """
 
     stage: str
     rate: float
     limit: str
     limit_rate: float
-    peers: Mapping[str, float]
+    share: float
+    beside: Mapping[str, float]
 
     @property
     def figures(self) -> dict[str, float]:
         """The ratios, by name."""
-        found = {f"{self.stage}: of {self.limit}": self.rate / self.limit_rate}
-        return found | {f"{self.stage}: beside {n}": self.rate / r for n, r in self.peers.items()}
+        found = {f"{self.stage}: of {self.limit}": self.share}
+        return found | {f"{self.stage}: beside {name}": x for name, x in self.beside.items()}
+
+
+def line(
+    stage: str, rate: float, limit: str, limit_rate: float, peers: Mapping[str, float]
+) -> Line:
+    """A line from photos per second alone, those of the peers included."""
+    beside = {name: rate / own for name, own in peers.items()}
+    return Line(stage, rate, limit, limit_rate, rate / limit_rate, beside)
 
 
 def script(name: str, *arguments: str) -> Any:
@@ -70,27 +81,33 @@ def lines(*, short: bool) -> Iterator[Line]:
     few = ("--turns", "1") if short else ()
     fetched = script("download", *few)
     peers = {n: r for n, r in fetched["rates"].items() if n not in {"cap", "limit"}}
-    yield Line("collect", fetched["rates"]["cap"], "the server", fetched["rates"]["limit"], peers)
+    yield line("collect", fetched["rates"]["cap"], "the server", fetched["rates"]["limit"], peers)
     hashed = script("hashing", *(("--copies", "2", "--rounds", "1") if short else ()))
     peers = {name: hashed[name] for name in ("imagededup", "imagehash")}
-    yield Line("dedup", hashed["cap"], "decoding alone", hashed["decode"], peers)
+    yield line("dedup", hashed["cap"], "decoding alone", hashed["decode"], peers)
     scored = script("scoring", *((*few, "--photos", "160") if short else ()))
     for name, own in scored.items():
-        peers = {n: own[n] for n in ("clip_benchmark", "clip_benchmark_float32") if n in own}
-        yield Line(f"score {name}", own["cap"], "the forward pass", own["forward"], peers)
+        # Medians of each turn's own ratios, which a change of the machine's speed leaves alone.
+        peers = ("clip_benchmark", "clip_benchmark_float32")
+        beside = {peer: own[f"cap / {peer}"] for peer in peers if peer in own}
+        share = own["cap / forward"]
+        yield Line(f"score {name}", own["cap"], "the forward pass", own["forward"], share, beside)
     some = ("--count", "1000", "--rounds", "1") if short else ()
     read = script("loading", "--links", "1000", *some)
     alone = read["photos"] / read["bytes_alone_seconds"]
     released = read["photos"] / read["release_seconds"]
-    yield Line("release", released, "writing the bytes", alone, {})
+    yield line("release", released, "writing the bytes", alone, {})
     loaded = read["one by one"]
     peers = {"datasets": loaded["datasets"]}
-    yield Line("load", loaded["cap"], "decoding alone", loaded["simplejpeg"], peers)
-    engines = script("scoring", "--ray", *((*few, "--photos", "160") if short else ()))
+    yield line("load", loaded["cap"], "decoding alone", loaded["simplejpeg"], peers)
+    engines = script(
+        "scoring", "--ray", *((*few, "--photos", "128") if short else ("--photos", "320"))
+    )
     for name, own in engines.items():
-        yield Line(
-            f"score {name} on Ray", own["ray_loop"], "the local engine", own["local_loop"], {}
-        )
+        for title, key in (("on Ray", "ray"), ("on Ray, started", "ray_further")):
+            local = key.replace("ray", "local")
+            share = own[f"{key} / {local}"]
+            yield Line(f"score {name} {title}", own[key], "the local engine", own[local], share, {})
 
 
 def growth(*, short: bool) -> dict[str, float]:
@@ -120,12 +137,11 @@ def earlier(history: Path, cores: int) -> dict[str, list[float]]:
 def table(measured: list[Line], figures: Mapping[str, float], past: dict[str, list[float]]) -> str:
     """Everything, as Markdown."""
     rows = ["| stage | photos/s | limit | of it | beside |", "|---|---|---|---|---|"]
-    for line in measured:
-        beside = ", ".join(f"{n} {line.rate / r:.2f}" for n, r in line.peers.items())
-        share = line.rate / line.limit_rate
+    for one in measured:
+        beside = ", ".join(f"{name} {times:.2f}" for name, times in one.beside.items())
         rows.append(
-            f"| {line.stage} | {line.rate:,.1f} | {line.limit} {line.limit_rate:,.1f} "
-            f"| {share:.3f} | {beside} |"
+            f"| {one.stage} | {one.rate:,.1f} | {one.limit} {one.limit_rate:,.1f} "
+            f"| {one.share:.3f} | {beside} |"
         )
     rows += ["", "| figure | now | median of earlier runs | |", "|---|---|---|---|"]
     for name, value in figures.items():
@@ -154,8 +170,8 @@ def main(history: Path, *, short: bool) -> None:
     past = earlier(history, cores)
     measured = list(lines(short=short))
     figures = growth(short=short)
-    for line in measured:
-        figures |= line.figures
+    for one in measured:
+        figures |= one.figures
     click.echo(table(measured, figures, past))
     run = {
         "day": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -2,8 +2,9 @@
 
 Each row that Ray Data moves is one pickled batch, so that batches are cut as on one machine and
 come back in their order. Work whose worker died is done again by Ray, on another node if need be;
-its result is taken once. The cluster is one at an address, or is started on this machine and ends
-with the command.
+its result is taken once. Ray would do so for ever; a batch that ends one worker after another is
+told instead. The cluster is one at an address, or is started on this machine and ends with the
+command.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pickle
 import re
 import socket
 import urllib.parse
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import pyarrow as pa
@@ -40,6 +42,12 @@ _Prepared = TypeVar("_Prepared")
 _CHUNK = 64
 """Items of a task of `map`."""
 
+_MOST_ATTEMPTS = 8
+"""Times that a batch is begun: a worker may die through no fault of its batch, but not so often."""
+
+_Key = tuple[int, int]
+"""A batch: the number of the call that it belongs to, and its own within that."""
+
 _CONNECT_SECONDS = 5.0
 _NODE_SECONDS = 120.0
 
@@ -54,6 +62,35 @@ def _value(table: pa.Table) -> Any:
     return pickle.loads(table["batch"][0].as_buffer())  # noqa: S301
 
 
+class _Attempts:
+    """An actor that knows how often each step of a batch was begun: those who begin it may die."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[tuple[str, _Key]] = Counter()
+
+    def begin(self, step: str, key: _Key) -> int:
+        self._begun[step, key] += 1
+        return self._begun[step, key]
+
+
+def _begun(attempts: Any, step: str, key: _Key, items: Sequence[Any]) -> None:
+    """Count that a step of a batch is begun.
+
+    Raises
+    ------
+    CapError
+        If that was so too often.
+    """
+    # Not `ray.get`, for which Ray would have another task begin on this task's core meanwhile.
+    if attempts.begin.remote(step, key).future().result() > _MOST_ATTEMPTS:
+        msg = (
+            f"{_MOST_ATTEMPTS} workers of the Ray cluster died one after another on the same "
+            f"{len(items)} items, of which the first is {items[0]}; see that their nodes have "
+            "memory for them, and look at the photos"
+        )
+        raise CapError(msg)
+
+
 def _unless_refused(make: Callable[[], object]) -> pa.Table:
     """A block with what is made, or with the error that a stage raises; Ray adds words to those."""
     try:
@@ -65,41 +102,61 @@ def _unless_refused(make: Callable[[], object]) -> pa.Table:
 class _Apply:
     """A task of `map`."""
 
-    def __init__(self, function: Callable[[Any], Any], threads: int) -> None:
+    def __init__(self, function: Callable[[Any], Any], threads: int, attempts: Any) -> None:
         self._function = function
         self._threads = threads
+        self._attempts = attempts
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return _unless_refused(lambda: apply(self._function, _value(table), self._threads))
+        key, items = _value(table)
+
+        def applied() -> list[Any]:
+            _begun(self._attempts, "apply", key, items)
+            return apply(self._function, items, self._threads)
+
+        return _unless_refused(applied)
 
 
 class _Prepare:
     """A task that prepares a batch, and hands the items on with it."""
 
-    def __init__(self, prepare: Callable[[Sequence[Any], int], Any]) -> None:
+    def __init__(self, prepare: Callable[[Sequence[Any], int], Any], attempts: Any) -> None:
         self._prepare = prepare
+        self._attempts = attempts
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        items = _value(table)
-        return _unless_refused(lambda: (items, self._prepare(items, 1)))
+        key, items = _value(table)
+
+        def prepared() -> tuple[_Key, Sequence[Any], Any]:
+            _begun(self._attempts, "prepare", key, items)
+            return key, items, self._prepare(items, 1)
+
+        return _unless_refused(prepared)
 
 
 class _Worker:
     """An actor that holds the work, such as a model, on its device."""
 
-    def __init__(self, work: list[Any], device: str) -> None:
+    def __init__(self, work: list[Any], device: str, attempts: Any) -> None:
         import ray
 
         # Inside a list, so that Ray passes the reference and each node fetches the object once.
         self._work = ray.get(work[0])
         self._work.move(device)
+        self._attempts = attempts
 
     def __call__(self, table: pa.Table) -> pa.Table:
         batch = _value(table)
         if isinstance(batch, CapError):
             return table
+        key, items, prepared = batch
         told: list[str] = []
-        return _unless_refused(lambda: (self._work(*batch, told.append), told))
+
+        def worked() -> tuple[list[Any], list[str]]:
+            _begun(self._attempts, "work", key, items)
+            return self._work(items, prepared, told.append), told
+
+        return _unless_refused(worked)
 
 
 def _on_node(folder: Path | None) -> tuple[str, bool]:
@@ -151,6 +208,8 @@ class RayEngine:
         self._folder = folder
         self._address = address or os.environ.get("RAY_ADDRESS") or "local"
         self._tell = tell
+        self._calls = itertools.count()
+        self._attempts: Any = None
 
     def __enter__(self) -> Self:
         import ray
@@ -161,6 +220,7 @@ class RayEngine:
         self._connect()
         try:
             self._check_nodes()
+            self._attempts = _here(_Attempts)
         except BaseException:
             ray.shutdown()
             raise
@@ -214,7 +274,7 @@ class RayEngine:
         if dataset is None:
             return
         done = dataset.map_batches(
-            _Apply(function, threads),
+            _Apply(function, threads, self._attempts),
             batch_size=1,
             batch_format="pyarrow",
         )
@@ -247,12 +307,12 @@ class RayEngine:
         on_gpu = work.device.startswith("cuda")
         count = self._workers or (self._gpus() if on_gpu else self._nodes())
         done = dataset.map_batches(
-            _Prepare(prepare),
+            _Prepare(prepare, self._attempts),
             batch_size=1,
             batch_format="pyarrow",
         ).map_batches(
             _Worker,
-            fn_constructor_args=([ray.put(work)], work.device),
+            fn_constructor_args=([ray.put(work)], work.device, self._attempts),
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=max(1, min(count, dataset.num_blocks()))),
@@ -269,10 +329,11 @@ class RayEngine:
         """Rows of one batch each; None without items, of which Ray makes no dataset."""
         import ray
 
+        call = next(self._calls)
         rest = iter(items)
         blocks: list[Any] = []
         while batch := list(itertools.islice(rest, batch_size)):
-            blocks.append(ray.put(_row(batch)))
+            blocks.append(ray.put(_row(((call, len(blocks)), batch))))
         return ray.data.from_arrow_refs(blocks) if blocks else None
 
     def _streamed(self, dataset: Any) -> Iterator[Any]:
@@ -355,6 +416,16 @@ class RayEngine:
         import ray
 
         return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+
+
+def _here(kind: type) -> Any:
+    """An actor on the node of this process, with which it ends."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = ray.get_runtime_context().get_node_id()
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_cpus=0)(kind).options(scheduling_strategy=strategy).remote()
 
 
 _RAISED = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception)\b.*$", re.MULTILINE)

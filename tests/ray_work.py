@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,13 @@ def refuse_seven(number: int) -> int:
 def break_at_seven(number: int) -> int:
     """One by the number less 7."""
     return 1 // (number - 7)
+
+
+def die_at_seven(number: int) -> int:
+    """The number, unless it is 7, which ends the process."""
+    if number == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
 
 
 def squares(numbers: Sequence[int], threads: int) -> list[int]:

@@ -42,7 +42,7 @@ def test_earlier_runs_count_on_as_many_cores_and_whole(benchmarks, tmp_path):
 
 
 def test_a_figure_that_is_a_tenth_worse_is_marked(benchmarks):
-    line = benchmarks.Line("dedup", 900.0, "decoding alone", 1000.0, {"imagededup": 300.0})
+    line = benchmarks.line("dedup", 900.0, "decoding alone", 1000.0, {"imagededup": 300.0})
     assert line.figures == {
         "dedup: of decoding alone": 0.9,
         "dedup: beside imagededup": 3.0,

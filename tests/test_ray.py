@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 from conftest import REPOSITORY, cap, free_port
-from ray_work import Sums, break_at_seven, double, refuse_seven, squares
+from ray_work import Sums, break_at_seven, die_at_seven, double, refuse_seven, squares
 
 from manifests.errors import CapError, PhotoError
 from manifests.workspace import Workspace
@@ -112,6 +112,12 @@ def test_a_batch_whose_worker_is_killed_is_done_again_and_counted_once(engine, t
     assert results == [n + n**2 for n in range(60)]
     begun = [int(file.name.partition("-")[0]) for file in tmp_path.iterdir()]
     assert len(begun) > len(set(begun)) == 15
+
+
+def test_items_that_end_one_worker_after_another_are_told(engine):
+    died = "8 workers .* died one after another on the same 64 items, of which the first is 0;"
+    with pytest.raises(CapError, match=died):
+        list(engine.map(die_at_seven, range(200)))
 
 
 def test_a_node_that_does_not_see_the_folder_is_told_at_once(demo, cluster):

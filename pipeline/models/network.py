@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,6 @@ __all__ = [
 
 _REUSED = 32 * 2**20
 """Bytes of a block that glibc keeps when it is freed; larger ones cost a fault for each page."""
-_CONVOLVED = 2**20
-"""Numbers that the widest layers of a ResNet or an EfficientNet make of a photo of 224 pixels."""
 _MOST_AT_ONCE = 32
 
 Tensors = Mapping[str, torch.Tensor]
@@ -74,15 +72,34 @@ def choose_precision(options: ModelOptions, device: torch.device) -> str:
     return "bf16" if device.type == "cuda" else "float32"
 
 
-def photos_at_once(numbers: int = _CONVOLVED) -> int:
+def photos_at_once(network: torch.nn.Module, encode: Callable[[], object]) -> int:
     """How many photos should pass through a network at once on a CPU.
+
+    As many as keep what any of its modules makes of them within a block of memory that is used
+    again, and 32 at most.
 
     Parameters
     ----------
-    numbers
-        How many a layer makes of one photo, at most.
+    network
+        The network.
+    encode
+        Passes a single photo through it.
     """
-    return max(1, min(_MOST_AT_ONCE, _REUSED // (4 * numbers)))
+    widest = 1
+
+    def look(module: torch.nn.Module, given: object, made: object) -> None:
+        nonlocal widest
+        del module, given
+        if isinstance(made, torch.Tensor):
+            widest = max(widest, made.nbytes)
+
+    hooks = [module.register_forward_hook(look) for module in network.modules()]
+    try:
+        encode()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(1, min(_MOST_AT_ONCE, _REUSED // widest))
 
 
 def casting(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:

@@ -23,7 +23,7 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from open_clip.transformer import VisionTransformer
+from PIL import Image
 
 from manifests.errors import CapError
 from manifests.tables import replacing
@@ -84,10 +84,6 @@ class OpenClipModel:
         self._precision = str(description["precision"])
         self._text = head
         self._head = torch.from_numpy(head).to(self._device)
-        self.at_once = photos_at_once()
-        if isinstance(network.visual, VisionTransformer):
-            # The widest layers of its blocks make about four times what passes between blocks.
-            self.at_once = photos_at_once(4 * network.visual.positional_embedding.numel())
         config = PreprocessCfg(**network.visual.preprocess_cfg)
         self._size, self._resize_mode = config.size, config.resize_mode
         self._preprocessing = Preprocessing(
@@ -114,6 +110,13 @@ class OpenClipModel:
     def preprocess(self) -> Preprocessing:
         """open_clip's own evaluation transform for this model."""
         return self._preprocessing
+
+    @cached_property
+    def at_once(self) -> int:
+        """See `registry.Model`."""
+        photo = self._preprocessing(Image.new("RGB", (64, 64)))[None]
+        with torch.inference_mode(), casting(self._device, self._precision):
+            return photos_at_once(self._network, lambda: self._network.encode_image(photo))
 
     @cached_property
     def _encode(self) -> Callable[[torch.Tensor], torch.Tensor]:

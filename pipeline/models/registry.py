@@ -163,7 +163,11 @@ class Model(Protocol):
     digest: str
     score_kind: str
     embedding_dim: int | None
-    at_once: int
+
+    @property
+    def at_once(self) -> int:
+        """Photos of a pass on a CPU."""
+        ...
 
     @property
     def smallest(self) -> int | None:

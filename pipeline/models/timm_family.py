@@ -13,6 +13,7 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 
@@ -71,7 +72,6 @@ class TimmModel:
         self._compiled = compiled
         self._device = torch.device(description["device"])
         self._precision = str(description["precision"])
-        self.at_once = photos_at_once()
         self._data = resolve_model_data_config(network)
         self._preprocessing = Preprocessing(
             create_transform(**self._data, is_training=False), fast=self.smallest is not None
@@ -87,6 +87,13 @@ class TimmModel:
     def preprocess(self) -> Preprocessing:
         """Timm's own evaluation transform for this model."""
         return self._preprocessing
+
+    @cached_property
+    def at_once(self) -> int:
+        """See `registry.Model`."""
+        photo = self._preprocessing(Image.new("RGB", (64, 64)))[None]
+        with torch.inference_mode(), casting(self._device, self._precision):
+            return photos_at_once(self._network, lambda: self._network(photo))
 
     @cached_property
     def _features(self) -> Callable[[torch.Tensor], torch.Tensor]:
