@@ -225,7 +225,8 @@ class Run:
 
         Batches are cut from the whole list, so `items` must be in the same order each time. There
         are at most 200, each a multiple of `unit` items, so that little is lost to a kill and few
-        files are made. Give each back to `save`.
+        files are made. A resumed run cuts them as the first attempt did, whatever its `unit`. Give
+        each back to `save`.
         """
         todo = self.open_batches(items, unit)
         pending = sum(len(batch) for _, batch in todo)
@@ -237,10 +238,18 @@ class Run:
 
     def open_batches(self, items: Sequence[Item], unit: int) -> list[tuple[int, Sequence[Item]]]:
         """The batches that `batches` gives, all at once; `begin_batch` tells that one is begun."""
-        size = unit * max(1, -(-len(items) // (unit * _PARTS_AT_MOST)))
+        size = self._size(unit * max(1, -(-len(items) // (unit * _PARTS_AT_MOST))))
         batches = [items[start : start + size] for start in range(0, len(items), size)]
         self._batches = len(batches)
         return [(i, batch) for i, batch in enumerate(batches) if not self._part(i).exists()]
+
+    def _size(self, wanted: int) -> int:
+        """Items of a batch: as the first attempt cut them, since its batches may be there."""
+        note = json.loads(self._note.read_bytes())
+        if "batch" not in note:
+            write_bytes(self._note, _json(note | {"batch": wanted}))
+        size: int = note.get("batch", wanted)
+        return size
 
     def begin_batch(self) -> None:
         """Note that the work on a batch begins."""

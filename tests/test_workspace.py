@@ -29,8 +29,8 @@ ITEMS = [f"photo-{number:03d}" for number in range(100)]
 
 def duplicates_of(items) -> pa.Table:
     rows = [
-        {"photo_id": item, "status": "ok", "phash": number, "relation": "unique"}
-        for number, item in enumerate(items)
+        {"photo_id": item, "status": "ok", "phash": int(item[-3:]), "relation": "unique"}
+        for item in items
     ]
     return from_rows(rows, DUPLICATES.schema)
 
@@ -45,9 +45,9 @@ def job(**changes) -> Job:
     return Job(**{**described, **changes})
 
 
-def work(run: Run, upto: int | None = None) -> None:
+def work(run: Run, upto: int | None = None, unit: int = 7) -> None:
     """Do the batches, and stop before the one numbered `upto` as a kill would."""
-    for done, (index, batch) in enumerate(run.batches(ITEMS, 7, Progress())):
+    for done, (index, batch) in enumerate(run.batches(ITEMS, unit, Progress())):
         if done == upto:
             return
         run.save(index, duplicates_of(batch))
@@ -64,21 +64,24 @@ def test_a_table_with_its_receipt_is_fresh_for_the_same_job_only(workspace: Work
 @settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(stops=st.lists(st.integers(0, 14), max_size=5))
+@given(
+    stops=st.lists(st.tuples(st.integers(0, 14), st.sampled_from([1, 5, 7, 64])), max_size=5),
+    last=st.sampled_from([1, 5, 7, 64]),
+)
 def test_a_run_that_was_stopped_gives_the_same_table_and_repeats_only_the_batch_in_flight(
-    stops, tmp_path_factory
+    stops, last, tmp_path_factory
 ):
     tables, receipts = [], []
     for attempts in (stops, []):
         root = tmp_path_factory.mktemp("workspace")
         (root / "cap.toml").touch()
         workspace = Workspace(root)
-        for stop in attempts:
-            work(workspace.begin(job()), upto=stop)
+        for stop, unit in attempts:
+            work(workspace.begin(job()), stop, unit)
             if workspace.receipt("duplicates"):
                 break
         else:
-            work(workspace.begin(job()))
+            work(workspace.begin(job()), unit=last)
         tables.append(table_digest(workspace.read("duplicates")))
         receipts.append(workspace.receipt("duplicates"))
         assert not workspace.parts_folder("duplicates").exists()
