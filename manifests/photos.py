@@ -15,6 +15,7 @@ import threading
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,20 @@ def _open(source: bytes | Path) -> Image.Image:
     return image
 
 
+def _is_turned(image: Image.Image) -> bool:
+    """Whether Pillow turns the photo or mirrors it, by its EXIF data or by XMP."""
+    return _orientation(image) in range(2, 9)
+
+
+def _orientation(image: Image.Image) -> object:
+    """EXIF's orientation, or 1 where nothing can be read of it."""
+    try:
+        with _QUIET:
+            return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _BROKEN:
+        return 1
+
+
 def _decode(
     image: Image.Image, draft: tuple[str, tuple[int, int]] | None, mode: str
 ) -> Image.Image:
@@ -140,7 +155,9 @@ def _decode(
             if draft is not None:
                 image.draft(*draft)
             image.load()
-            return ImageOps.exif_transpose(image).convert(mode)
+            # It copies what it does not turn, too.
+            upright = ImageOps.exif_transpose(image) if _is_turned(image) else image
+            return upright.convert(mode)
     except _BROKEN as error:
         msg = f"cannot be decoded: {error}"
         raise PhotoError(msg) from error
@@ -184,12 +201,6 @@ def _head(data: memoryview) -> bytes:
     return bytes(data if whole else data[:at])
 
 
-def _is_turned(data: bytes) -> bool:
-    """Whether Pillow turns the photo or mirrors it, by its EXIF data or by XMP."""
-    with _open(data) as image:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
-
-
 def _fast_array(
     data: bytes | memoryview, colors: str = "RGB", smallest: int = 0
 ) -> NDArray[np.uint8] | None:
@@ -203,7 +214,7 @@ def _fast_array(
         return None
     try:
         head = _head(view)
-        if any(mark in head for mark in _TURNING) and _is_turned(bytes(data)):
+        if any(mark in head for mark in _TURNING) and _is_turned(_open(bytes(data))):
             return None
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         if colorspace not in _COLORSPACES or height * width > MAX_PIXELS:
@@ -271,7 +282,7 @@ def inspect_photo(data: bytes) -> PhotoFacts:
     """
     image = _open(data)
     size = image.size
-    quarter_turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
+    quarter_turned = _orientation(image) in range(5, 9)
     # An eighth of the resolution reads every byte of a JPEG and so finds one that is cut short.
     _decode(image, ("L", (1, 1)), "L")
     width, height = reversed(size) if quarter_turned else size
@@ -280,7 +291,11 @@ def inspect_photo(data: bytes) -> PhotoFacts:
 
 def has_location(data: bytes) -> bool:
     """Whether a photo's EXIF data tell where it was taken."""
-    return bool(_open(data).getexif().get_ifd(ExifTags.IFD.GPSInfo))
+    try:
+        with _QUIET:
+            return bool(_open(data).getexif().get_ifd(ExifTags.IFD.GPSInfo))
+    except _BROKEN:
+        return False
 
 
 def stored_path(sha256: str, photo_format: str) -> str:
@@ -293,6 +308,11 @@ class PhotoStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @cached_property
+    def _folder(self) -> Path:
+        """Where the photos are, links followed: once, for each step of a path costs a look."""
+        return (self.root / "photos").resolve()
 
     def add(self, data: bytes, facts: PhotoFacts) -> tuple[str, str]:
         """Store a photo's bytes, once; gives their sha256 and the path below the workspace."""
@@ -353,7 +373,7 @@ class PhotoStore:
             If the path leads out of the store.
         """
         target = (self.root / path).resolve()
-        if not target.is_relative_to((self.root / "photos").resolve()):
+        if not target.is_relative_to(self._folder):
             msg = f"path {path!r} leads out of the photo store"
             raise PhotoError(msg)
         return target
@@ -365,12 +385,21 @@ class PhotoStore:
         ------
         PhotoError
             If the file is gone or its bytes have changed.
+        CapError
+            If the store cannot be read: no fault of the photo.
         """
         try:
             data = self.locate(path).read_bytes()
         except OSError as error:
-            msg = f"cannot be read from the store: {error.strerror or error}"
-            raise PhotoError(msg) from error
+            reason = error.strerror or error
+            if isinstance(error, FileNotFoundError) and self._folder.is_dir():
+                msg = f"cannot be read from the store: {reason}"
+                raise PhotoError(msg) from error
+            msg = (
+                f"the photos in {self.root / 'photos'} cannot be read ({reason}); once they can, "
+                "the same command goes on from here"
+            )
+            raise CapError(msg) from error
         if hashlib.sha256(data).hexdigest() != sha256:
             msg = "the stored bytes have changed since they were collected"
             raise PhotoError(msg)

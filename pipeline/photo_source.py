@@ -17,7 +17,7 @@ from manifests.storage import Storage
 if TYPE_CHECKING:
     from manifests.photos import PhotoStore
 
-__all__ = ["PhotoAt", "PhotoSource"]
+__all__ = ["PhotoAt", "PhotoHere", "PhotoSource"]
 
 _AT_ONCE = 16
 
@@ -61,6 +61,27 @@ class PhotoAt:
 
 
 @dataclass(frozen=True)
+class PhotoHere:
+    """A photo in the store itself; can be pickled."""
+
+    store: PhotoStore
+    path: str
+    sha256: str
+
+    def read(self) -> bytes:
+        """Its bytes, verified.
+
+        Raises
+        ------
+        PhotoError
+            If it is gone, or its bytes have changed.
+        CapError
+            If the store cannot be read: no fault of the photo.
+        """
+        return self.store.read(self.path, self.sha256)
+
+
+@dataclass(frozen=True)
 class PhotoSource:
     """The photos of a workspace, or a copy of them; can be pickled.
 
@@ -88,7 +109,7 @@ class PhotoSource:
     def folder(self) -> Path | None:
         """The folder that workers have to see; None where they read from elsewhere."""
         if self.url is None:
-            return self.store.root
+            return self.store.root / "photos"
         return None if "://" in self.url else Path(self.url)
 
     @property
@@ -96,8 +117,8 @@ class PhotoSource:
         """How many photos a process should read at once."""
         return 1 if self.url is None else _AT_ONCE
 
-    def locate(self, path: str, sha256: str) -> Path | PhotoAt:
-        """The file of a photo, or where the copy has it.
+    def locate(self, path: str, sha256: str) -> PhotoHere | PhotoAt:
+        """Where a photo is, which is not looked at before it is read.
 
         Parameters
         ----------
@@ -105,15 +126,9 @@ class PhotoSource:
             As in a table: `photos/ab/abcdef….jpg`.
         sha256
             Of its bytes.
-
-        Raises
-        ------
-        PhotoError
-            If the path leads out of the store.
         """
-        file = self.store.locate(path)
         if self.url is None:
-            return file
+            return PhotoHere(self.store, path, sha256)
         return PhotoAt(Storage(self.url.removesuffix("/")), path.removeprefix("photos/"), sha256)
 
     def read(self, path: str, sha256: str) -> bytes:
@@ -124,7 +139,6 @@ class PhotoSource:
         PhotoError
             If it is gone from the store, or its bytes have changed.
         CapError
-            If the copy lacks it or cannot be reached.
+            If the store or the copy cannot be read, or the copy lacks it.
         """
-        found = self.locate(path, sha256)
-        return found.read() if isinstance(found, PhotoAt) else self.store.read(path, sha256)
+        return self.locate(path, sha256).read()

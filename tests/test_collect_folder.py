@@ -13,9 +13,11 @@ import pytest
 from conftest import save_photo
 
 from manifests.errors import CapError, UnknownNameError
+from manifests.photos import has_location, open_image, open_upright
 from manifests.progress import Progress
 from manifests.workspace import Workspace
 from pipeline.collect import collect
+from pipeline.dedup.hashing import phash
 from pipeline.parameters import CollectParameters
 
 
@@ -122,6 +124,16 @@ def test_every_kind_of_bad_file_becomes_a_failed_row_with_its_reason(workspace, 
         assert rows[f"lion/{name}"]["path"] is None
     stored = [path for path in (workspace.root / "photos").rglob("*") if path.is_file()]
     assert len(stored) == 1
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.png", "photo.webp"])
+def test_a_photo_with_broken_exif_data_is_read_as_it_lies(workspace, tmp_path, name):
+    file = save_photo(tmp_path / "root" / "lion" / name, 1, dpi=(72, 72), exif=b"Exif\0\0garbage!")
+    (row,) = collected(workspace, tmp_path / "root").values()
+    assert (row["status"], row["width"], row["height"]) == ("ok", 96, 72)
+    assert not has_location(file.read_bytes())
+    assert open_upright(file).size == open_image(file).size == (96, 72)
+    assert phash(file) == phash(save_photo(tmp_path / name, 1))
 
 
 def test_a_class_folder_that_links_elsewhere_is_not_followed(workspace, animals, tmp_path):

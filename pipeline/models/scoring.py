@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from manifests.errors import CapError, PhotoError, ReleaseError
 from manifests.photos import open_upright
 from pipeline.engine import LocalEngine, apply
-from pipeline.photo_source import PhotoAt
+from pipeline.photo_source import PhotoAt, PhotoHere
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,14 +61,14 @@ class Photo(Protocol):
 
 @dataclass(frozen=True)
 class PhotoRef:
-    """A photo in a file, or in a copy of the store."""
+    """A photo in a file, in the store, or in a copy of that."""
 
     photo_id: str
-    file: Path | PhotoAt
+    file: Path | PhotoHere | PhotoAt
 
     def content(self) -> bytes | Path:
-        """The file, or what the copy has."""
-        return self.file.read() if isinstance(self.file, PhotoAt) else self.file
+        """The file, or the verified bytes of the store or the copy."""
+        return self.file if isinstance(self.file, Path) else self.file.read()
 
 
 @dataclass(frozen=True)
