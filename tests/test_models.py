@@ -26,10 +26,11 @@ from manifests.photos import open_image
 from manifests.vocabulary import LabelSpace, label_space
 from pipeline.engine import LocalEngine
 from pipeline.models import ModelOptions, ModelSpec, load_model
-from pipeline.models.network import photos_at_once
+from pipeline.models.network import choose_precision, photos_at_once
 from pipeline.models.open_clip_family import check_activation, templates
 from pipeline.models.predictions import predictions_from
 from pipeline.models.preprocessing import Preprocessing, torch_resizes
+from pipeline.models.registry import network_digest
 from pipeline.models.scoring import PhotoRef, score_photos
 from pipeline.models.timm_family import match_tensors
 
@@ -216,14 +217,26 @@ def test_the_digest_follows_what_decides_the_scores_and_nothing_else(spec, tmp_p
     assert load(spec, prompts="A photo of {}.").digest == first.digest
     assert load(spec, PROMPTED, prompts="A photo of {}.").digest == first.digest
     reworded = replace(PROMPTED, prompts=(("an ant",), *PROMPTED.prompts[1:]))
+    # Other heads change what the same weights make of a photo, under the same name.
+    described = json.loads(Path(config).read_text())
+    described["vision_cfg"]["head_width"] = 8
+    other = tmp_path / Path(config).name
+    other.write_text(json.dumps(described))
+    with pytest.MonkeyPatch.context() as patch:
+        # As in another process, which has not read the first.
+        patch.setattr(open_clip.factory, "_MODEL_CONFIGS", {})
+        patch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", [])
+        rewritten = load(f"open_clip:{other}:{weights}")
     others = [
+        rewritten,
         load(spec, PROMPTED),
         load(spec, reworded),
         load(spec, prompts="a sketch of {}"),
         load(spec, LabelSpace("animals", ("ant", "bee"), ("",) * 2, ((),) * 2)),
         load(changed),
     ]
-    assert len({model.digest for model in [first, *others]}) == 6
+    assert len({model.digest for model in [first, *others]}) == 7
+    assert network_digest(rewritten.description) != network_digest(first.description)
 
 
 def test_the_receipts_description_says_all_that_is_needed_to_score_again(spec):
@@ -417,6 +430,43 @@ def test_a_photo_too_narrow_for_the_model_is_a_row_that_says_so():
     parts = Preprocessing(open_clip.transform.image_transform_v2(config, is_train=False))
     with pytest.raises(PhotoError, match=r"^1 by 64 pixels cannot be resized for the model: "):
         parts.pixels(Image.new("RGB", (1, 64)))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_photo_too_thin_to_be_resized_is_a_row_that_says_so(fast):
+    config = open_clip.transform.PreprocessCfg(size=32)
+    transform = open_clip.transform.image_transform_v2(config, is_train=False)
+    parts = Preprocessing(transform, fast=fast)
+    assert parts.pixels(Image.new("RGB", (400, 2))).shape == (3, 32, 32)
+    with pytest.raises(PhotoError, match=r"^2 by 16000 pixels are too thin a photo"):
+        parts.pixels(Image.new("RGB", (2, 16000)))
+
+
+@pytest.mark.parametrize("architecture", ["resnetv2_50", "deit_tiny_distilled_patch16_224"])
+def test_a_classifier_of_another_kind_gives_its_own_logits(architecture, photos, tmp_path):
+    torch.manual_seed(0)
+    network = timm.create_model(architecture).eval()
+    save_file(network.state_dict(), tmp_path / "own.safetensors")
+    model = load(f"timm:{architecture}:{tmp_path / 'own.safetensors'}", label_space("imagenet1k"))
+    batch = model.preprocess(open_image(photos[0].file))[None]
+    logits, features = model.score(batch)
+    with torch.inference_mode():
+        np.testing.assert_allclose(logits, network(batch).numpy(), atol=1e-5)
+    assert features.shape == (1, model.embedding_dim)
+
+
+def test_a_gpu_that_does_not_compute_in_bf16_is_given_float32(monkeypatch):
+    options = ModelOptions(device="cuda")
+    # As on the machine that sends work to a cluster, which has no GPU itself.
+    assert choose_precision(options, torch.device("cuda")) == "bf16"
+    assert choose_precision(options, torch.device("cpu")) == "float32"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for has_it, precision in ((False, "float32"), (True, "bf16")):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, has_it=has_it: has_it
+        )
+        assert choose_precision(options, torch.device("cuda")) == precision
+        assert choose_precision(replace(options, precision="bf16"), torch.device("cuda")) == "bf16"
 
 
 def test_a_receipt_says_who_resizes_reduced_photos(spec):

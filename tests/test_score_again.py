@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from io import BytesIO
 from pathlib import Path
@@ -21,12 +22,14 @@ from manifests.errors import CapError
 from manifests.photos import open_upright
 from manifests.progress import Progress
 from manifests.vocabulary import LabelSpace
-from manifests.workspace import Workspace
+from manifests.workspace import Run, Workspace
 from pipeline.collect import collect
 from pipeline.dedup import dedup
 from pipeline.engine import LocalEngine
-from pipeline.models import ModelOptions, ModelSpec, load_model
+from pipeline.models import ModelOptions, ModelSpec, load_model, registry
 from pipeline.models.boxes import Box
+from pipeline.models.cache import VectorCache, score_once
+from pipeline.models.registry import file_sha256
 from pipeline.models.scoring import PhotoRef, RegionsRef, score_photos, score_regions
 from pipeline.parameters import CollectParameters, DedupParameters, ScoreParameters
 from pipeline.score import score
@@ -79,6 +82,94 @@ def test_only_new_photos_are_looked_at(collected, spec, animals, tmp_path):
             file.unlink()
     table = run(collected, spec)
     assert set(table["status"].to_pylist()) == {"ok"}
+
+
+def test_photos_that_came_after_dedup_are_told(collected, spec, animals):
+    dedup(collected, DedupParameters(workers=1), Progress())
+    save_photo(animals / "lion" / "later.jpg", 99)
+    collect(collected, CollectParameters(root=str(animals), workers=1), Progress())
+    with pytest.raises(CapError, match=r"^1 of 13 photos have been collected since duplicates"):
+        run(collected, spec)
+    dedup(collected, DedupParameters(workers=1), Progress())
+    assert run(collected, spec).num_rows == 13
+
+
+@pytest.mark.parametrize(("option", "least"), [("batch-size", 1), ("workers", 0)])
+def test_a_number_that_cannot_be_is_refused(collected, option, least):
+    done = cap("score", f"--{option}", str(least - 1), cwd=collected.root, check=False)
+    assert done.returncode == 2
+    assert f"{least - 1} is not in the range x>={least}" in done.stderr
+
+
+def test_a_store_that_is_not_there_fails_no_photo(collected, spec):
+    photos = collected.root / "photos"
+    photos.rename(photos.with_name("away"))
+    with pytest.raises(CapError, match=r"the photos in .* cannot be read \(No such file"):
+        run(collected, spec)
+    photos.with_name("away").rename(photos)
+    assert set(run(collected, spec)["status"].to_pylist()) == {"ok"}
+
+
+def test_a_photo_that_is_gone_or_changed_is_a_failed_row(collected, spec):
+    paths = collected.read("photos")["path"].to_pylist()
+    shutil.copy(collected.root / paths[3], collected.root / paths[5])
+    (collected.root / paths[7]).unlink()
+    errors = run(collected, spec)["error"].to_pylist()
+    assert errors[5] == "the stored bytes have changed since they were collected"
+    assert errors[7] == "cannot be read from the store: No such file or directory"
+    assert [error for error in errors if error] == [errors[5], errors[7]]
+
+
+def test_another_batch_size_goes_on_where_a_run_was_stopped(collected, spec, monkeypatch):
+    whole = run(collected, spec)
+    for sizes in ((2, 5), (5, 2)):
+        (found,) = collected.runs()
+        collected.receipt_path(f"predictions/{found}").unlink()
+        collected.table_path(f"predictions/{found}").unlink()
+        with monkeypatch.context() as stopped:
+            stopped.setattr(Run, "save", saving_twice(Run.save))
+            with pytest.raises(KeyboardInterrupt):
+                run(collected, spec, batch_size=sizes[0])
+        assert run(collected, spec, batch_size=sizes[1]).equals(whole)
+
+
+def saving_twice(save):
+    """A `save` that is interrupted at its third call."""
+    calls = []
+
+    def counted(self, index, rows):
+        calls.append(index)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        save(self, index, rows)
+
+    return counted
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_copies_are_looked_at_once(model, photos, tmp_path, size):
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    files = [photo.file for photo in photos[:3]]
+    files = [files[0], files[1], files[0], tmp_path / "broken.jpg", files[2], files[1], files[0]]
+    files += [tmp_path / "broken.jpg"]
+    wanted = [(file_sha256(file), PhotoRef(f"{number}", file)) for number, file in enumerate(files)]
+    batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+    looked = []
+
+    def score(few):
+        looked.extend(photo.file for photo in few)
+        return score_photos(model, few, batch_size=2)
+
+    cache = VectorCache(tmp_path / "vectors", model)
+    cache.add([wanted[4][0]], np.ones((1, model.embedding_dim), np.float32))
+    results = [one for batch in score_once(model, batches, cache, score) for one in batch]
+    assert looked == [files[0], files[1], files[3]]
+    assert [result.photo_id for result in results] == [f"{n}" for n in range(8)]
+    for number, (sha256, _) in enumerate(wanted):
+        first = next(n for n, (other, _) in enumerate(wanted) if other == sha256)
+        assert results[number].error == results[first].error
+        assert (results[number].error is not None) == (sha256 == wanted[3][0])
+        np.testing.assert_array_equal(results[number].scores, results[first].scores)
 
 
 def test_a_classifier_is_asked_again_where_its_embeddings_are_wanted(collected):
@@ -239,6 +330,15 @@ def test_a_gpu_without_memory_gets_fewer_regions(model, photos, pooled):
             assert row.error == other.error
         else:
             assert abs(row.scores - other.scores).max() < 1e-6
+
+
+def test_a_gpu_too_small_for_the_model_is_an_error(spec, monkeypatch):
+    def full(*arguments):
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setitem(registry._LOADERS, "open_clip", full)
+    with pytest.raises(CapError, match=f"the GPU has no memory for {re.escape(spec)}; "):
+        load_model(ModelSpec.parse(spec), ANIMALS, ModelOptions(device="cpu"))
 
 
 def test_a_gpu_too_small_for_one_photo_is_an_error(model, photos):

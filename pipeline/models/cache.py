@@ -137,7 +137,7 @@ def score_once(
     cache: VectorCache,
     score: Callable[[Sequence[Photo]], Iterator[list[Scored]]],
 ) -> Iterator[list[Scored]]:
-    """Results for photos, batch by batch; of those whose vectors are known, without another look.
+    """Results for photos, batch by batch; no content whose vector is known is looked at again.
 
     Parameters
     ----------
@@ -146,40 +146,44 @@ def score_once(
     batches
         The photos with their sha256.
     cache
-        Where vectors are kept. Those of a classifier are its logits, so that known photos have no
-        embedding in their results.
+        Where vectors are kept. Those of a classifier are its logits, so that its results have no
+        embedding.
     score
         Scores photos, as `score_photos` does; called once.
     """
     is_classifier = model.head is None
-    every = cache.known([sha256 for batch in batches for sha256, _ in batch])
-    known = np.split(every, np.cumsum([len(batch) for batch in batches])[:-1])
-    todo = [
-        photo
-        for batch, there in zip(batches, known, strict=True)
-        for (_, photo), is_there in zip(batch, there, strict=True)
-        if not is_there
-    ]
-    results = itertools.chain.from_iterable(score(todo))
-    for batch, there in zip(batches, known, strict=True):
-        names = np.array([sha256 for sha256, _ in batch], object)
-        fresh = list(itertools.islice(results, int((~there).sum())))
-        vectors = _vectors(names[~there].tolist(), fresh, is_classifier=is_classifier)
+    names = [sha256 for batch in batches for sha256, _ in batch]
+    known = dict(zip(names, cache.known(names).tolist(), strict=True))
+    todo: dict[str, Photo] = {}
+    for sha256, photo in itertools.chain.from_iterable(batches):
+        if not known[sha256]:
+            todo.setdefault(sha256, photo)
+    results = zip(
+        list(todo), itertools.chain.from_iterable(score(list(todo.values()))), strict=True
+    )
+    failed: dict[str, Scored] = {}
+    for batch in batches:
+        new = [name for name in dict.fromkeys(sha256 for sha256, _ in batch) if name in todo]
+        for name in new:
+            del todo[name]
+        vectors: dict[str, NDArray[np.float32]] = {}
+        for name, result in itertools.islice(results, len(new)):
+            vector = result.scores if is_classifier else result.embedding
+            if result.scores is None or vector is None:
+                failed[name] = result
+            else:
+                vectors[name] = vector
         if vectors:
             cache.add(list(vectors), np.stack(list(vectors.values())))
-        old = names[there].tolist()
+        old = [name for name, _ in batch if name not in vectors and name not in failed]
         if old:
             vectors |= dict(zip(old, cache.read(old), strict=True))
         scores = dict(zip(vectors, _scores_of(model, list(vectors.values())), strict=True))
-        new = iter(fresh)
         yield [
-            _once(
-                photo.photo_id,
-                None if is_there else next(new),
-                scores.get(sha256),
-                None if is_classifier else vectors.get(sha256),
-            )
-            for (sha256, photo), is_there in zip(batch, there, strict=True)
+            replace(failed[sha256], photo_id=photo.photo_id)
+            if sha256 in failed
+            else Scored(photo.photo_id, scores[sha256], None if is_classifier else vectors[sha256])
+            for sha256, photo in batch
         ]
 
 
@@ -187,30 +191,6 @@ def _scores_of(model: Model, vectors: Sequence[NDArray[np.float32]]) -> NDArray[
     if not vectors:
         return np.empty((0, 0), np.float32)
     return scores_from(model, np.stack(vectors))
-
-
-def _once(
-    photo_id: str,
-    fresh: Scored | None,
-    scores: NDArray[np.float32] | None,
-    embedding: NDArray[np.float32] | None,
-) -> Scored:
-    """A result from what is kept; of a fresh one, its error, or the embedding that is not."""
-    if fresh is None:
-        return Scored(photo_id, scores, embedding)
-    return replace(fresh, scores=None if fresh.scores is None else scores)
-
-
-def _vectors(
-    names: Sequence[str], results: Sequence[Scored], *, is_classifier: bool
-) -> dict[str, NDArray[np.float32]]:
-    """What is kept of photos that were scored, by sha256."""
-    found = {}
-    for name, result in zip(names, results, strict=True):
-        vector = result.scores if is_classifier else result.embedding
-        if result.scores is not None and vector is not None:
-            found[name] = vector
-    return found
 
 
 @dataclass(frozen=True)

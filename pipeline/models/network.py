@@ -66,10 +66,14 @@ def layout(device: torch.device) -> torch.memory_format:
 
 
 def choose_precision(options: ModelOptions, device: torch.device) -> str:
-    """`bf16` or `float32`."""
+    """`bf16`, where a GPU computes in it, or `float32`."""
     if options.precision != "auto":
         return options.precision
-    return "bf16" if device.type == "cuda" else "float32"
+    # A machine without a GPU is asked for one of a cluster, and takes it for a recent one.
+    older = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(
+        including_emulation=False
+    )
+    return "bf16" if device.type == "cuda" and not older else "float32"
 
 
 def photos_at_once(network: torch.nn.Module, encode: Callable[[], object]) -> int:
@@ -106,6 +110,9 @@ def casting(device: torch.device, precision: str) -> contextlib.AbstractContextM
     """The context in which a forward pass runs: bf16 where asked for, else exactly float32."""
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
+    if device.type == "cuda":
+        # Its convolutions would round to TF32's ten bits.
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     return contextlib.nullcontext()
 
 

@@ -40,6 +40,7 @@ from pipeline.models.network import (
 from pipeline.models.pooling import pooled_features
 from pipeline.models.preprocessing import Preprocessing, torch_resizes
 from pipeline.models.registry import (
+    OWN_CONFIGURATION,
     ModelOptions,
     ModelSpec,
     decoding,
@@ -375,15 +376,21 @@ def load(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> OpenClip
         "precision": choose_precision(options, device),
         "device": str(device),
     }
+    if spec.architecture.endswith(".json"):
+        # A published architecture's name says it all; a file may change.
+        text = json.dumps(config, sort_keys=True)
+        description[OWN_CONFIGURATION] = hashlib.sha256(text.encode()).hexdigest()
     key = {
         name: description[name]
         for name in (
             "architecture",
+            OWN_CONFIGURATION,
             "weights_sha256",
             "activation",
             "label_space_digest",
             "prompts",
         )
+        if name in description
     }
     head = _cached_head(
         options.cache_dir,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Preprocessing", "torch_resizes"]
 
 _WHITE = 255
+_THINNEST = 200
+"""Longer by shorter side; of such a photo, resized by its shorter side, 30 MB are made."""
 
 
 def torch_resizes(transform: transforms.Compose) -> bool:
@@ -57,8 +59,11 @@ class Preprocessing:
         Raises
         ------
         PhotoError
-            If it is so narrow that nothing would be left of it.
+            If it is so narrow that nothing would be left of it, or too much made of it.
         """
+        if max(image.size) > _THINNEST * min(image.size):
+            msg = f"{image.width} by {image.height} pixels are too thin a photo to be resized"
+            raise PhotoError(msg)
         found: Any = functional.pil_to_tensor(image) if self._fast else image
         try:
             for step in self._steps:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DECODE_MARGIN",
     "FAMILIES",
+    "OWN_CONFIGURATION",
     "Model",
     "ModelOptions",
     "ModelSpec",
@@ -246,7 +247,13 @@ def load_model(spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> Mo
         If architecture, weights or device are not to be had, or do not fit each other.
     """
     importlib.import_module(FAMILIES[spec.family])
-    return _LOADERS[spec.family](spec, labels, options)
+    import torch
+
+    try:
+        return _LOADERS[spec.family](spec, labels, options)
+    except torch.cuda.OutOfMemoryError as error:
+        msg = f"the GPU has no memory for {spec}; see what else uses it, or try --device cpu"
+        raise CapError(msg) from error
 
 
 def load_for(engine: Engine, spec: ModelSpec, labels: LabelSpace, options: ModelOptions) -> Model:
@@ -305,6 +312,9 @@ def file_sha256(path: Path) -> str:
         raise CapError(msg) from error
 
 
+OWN_CONFIGURATION = "configuration_sha256"
+"""Part of the description of a model whose architecture a file of one's own describes."""
+
 _NETWORK = ("family", "architecture", "weights_sha256", "activation", "preprocessing")
 
 
@@ -328,5 +338,8 @@ def published_name(description: Mapping[str, Any]) -> str:
 
 
 def _digest(description: Mapping[str, Any], parts: tuple[str, ...]) -> str:
-    text = json.dumps({name: description[name] for name in parts}, sort_keys=True)
+    told = {name: description[name] for name in parts}
+    if OWN_CONFIGURATION in description:
+        told[OWN_CONFIGURATION] = description[OWN_CONFIGURATION]
+    text = json.dumps(told, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

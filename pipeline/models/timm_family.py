@@ -116,7 +116,12 @@ class TimmModel:
         with torch.inference_mode(), casting(self._device, self._precision):
             maps = self._features(self._preprocessing.numbers(there))
             pooled = self._network.forward_head(maps, pre_logits=True)
-            logits = self._network.get_classifier()(pooled)
+            classifier = self._network.get_classifier()
+            if isinstance(classifier, torch.nn.Linear):
+                logits = classifier(pooled)
+            else:
+                # A convolution, or one for each of several tokens: the network knows.
+                logits = self._network.forward_head(maps)
         with torch.inference_mode():
             features = torch.nn.functional.normalize(pooled.float(), dim=-1)
         return logits.float().cpu().numpy(), features.cpu().numpy()
