@@ -55,6 +55,8 @@ _FEW = 128
 """So few items are prepared in this process: starting workers would take longer."""
 
 _MOST_PREPARING = 8
+_MOST_PREPARING_FOR_GPU = 32
+"""A GPU takes photos faster than many cores decode them."""
 
 _HEAD_START = 2
 """Batches that are prepared in this process while workers start."""
@@ -379,6 +381,22 @@ class _Batches(Generic[_Item, _Prepared]):
             return error
 
 
+def _end_with_starter(number: int) -> None:
+    """In a process of torch's loader: exit at once when the one that wants the batches is gone.
+
+    Torch's own watch looks for the parent, which is the fork server and stays.
+    """
+    del number
+    starter = multiprocessing.parent_process()
+    assert starter is not None
+
+    def watch() -> None:
+        wait([starter.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-starter").start()
+
+
 def _as_it_is(prepared: _Prepared) -> _Prepared:
     return prepared
 
@@ -410,7 +428,7 @@ def prepared_batches(
     workers
         Processes that prepare; with 0 the batches are prepared in this one, each before its work.
         None takes turns where the work is done on the CPU, with a thread per core up to 8; else a
-        process per core up to 8, and none for a few items.
+        process per core up to 8, or up to 32 for a GPU, and none for a few items.
     device
         The torch device of the work.
     waits
@@ -444,7 +462,8 @@ def _by_processes(batches: _Batches[Any, Any], workers: int | None, *, pin: bool
     from torch.utils.data import DataLoader
 
     if workers is None:
-        workers = 0 if batches.count < _FEW else min(_cores(), _MOST_PREPARING)
+        most = _MOST_PREPARING_FOR_GPU if pin else _MOST_PREPARING
+        workers = 0 if batches.count < _FEW else min(_cores(), most)
     if len(batches) <= _HEAD_START:
         workers = 0
     head_start = _HEAD_START if workers else 0
@@ -460,6 +479,7 @@ def _by_processes(batches: _Batches[Any, Any], workers: int | None, *, pin: bool
         pin_memory=pin,
         multiprocessing_context=context,
         prefetch_factor=2 if workers else None,
+        worker_init_fn=_end_with_starter if workers else None,
     )
     try:
         # The workers start here; what they need for that is used to prepare the first batches.
@@ -468,7 +488,7 @@ def _by_processes(batches: _Batches[Any, Any], workers: int | None, *, pin: bool
             yield batches[number]
         yield from rest
     except RuntimeError as error:
-        if "worker" not in str(error):
+        if not str(error).startswith("DataLoader worker (pid"):
             raise
         msg = (
             "a decoding process died, perhaps because (shared) memory ran out; "

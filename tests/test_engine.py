@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,27 @@ def die_at_three(number: int) -> int:
     return number
 
 
+# A program with two processes that prepare batches, which name themselves and then sleep.
+PREPARERS = """
+import os, time
+from pipeline.engine import prepared_batches
+
+def sleep(items, threads):
+    if items[0] >= 2:
+        os.write(1, f"{os.getpid()}\\n".encode())
+        time.sleep(300)
+    return items
+
+if __name__ == "__main__":
+    list(prepared_batches(sleep, range(8), 1, 2, device="cpu"))
+"""
+
+
+def prepare_to_die(numbers: Sequence[int], threads: int) -> list[int]:
+    assert threads == 1
+    return [die_at_three(number) for number in numbers]
+
+
 def process_id(_: object) -> int:
     time.sleep(0.01)
     return os.getpid()
@@ -71,11 +93,11 @@ def end_within(seconds: float, pids: list[int]) -> bool:
     return False
 
 
-@pytest.fixture
-def sleepers(tmp_path):
+@pytest.fixture(params=[SLEEPERS, PREPARERS], ids=["map", "map_batches"])
+def sleepers(request, tmp_path):
     """A process with two workers asleep in their work: the process and the workers' ids."""
     script = tmp_path / "sleepers.py"
-    script.write_text(SLEEPERS)
+    script.write_text(request.param)
     with subprocess.Popen(
         [sys.executable, script],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
@@ -203,6 +225,12 @@ def test_other_batches_are_prepared_by_processes(workers, device, waits):
     found = list(prepared_batches(prepare, range(10, 210), 4, workers, device=device, waits=waits))
     assert [number for _, (_, _, own) in found for number in own] == list(range(20, 420, 2))
     assert len({process for _, (process, _, _) in found} - {os.getpid()}) >= 1
+
+
+def test_a_process_that_dies_while_it_prepares_is_told():
+    batches = prepared_batches(prepare_to_die, [*range(10, 20), 3], 2, 2, device="cpu")
+    with pytest.raises(CapError, match=r"a decoding process died, perhaps because .* memory"):
+        list(batches)
 
 
 @pytest.mark.parametrize("workers", [None, 0, 2])
