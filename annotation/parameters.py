@@ -96,7 +96,7 @@ class PushParameters:
         "folder of the photos as Label Studio sees it [default: that of `cap annotate serve`]",
         metavar="DIR",
     )
-    seed: int = option(0, "seed of the order and of the shares", metavar="N")
+    seed: int = option(0, "seed of the order and of the shares", kind="natural")
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class AgreementParameters:
         metavar="RUN",
     )
     resamples: int = option(1000, "resamples of the photos behind each interval", metavar="N")
-    seed: int = option(0, "what the resamples are drawn from", metavar="N")
+    seed: int = option(0, "what the resamples are drawn from", kind="natural")
 
 
 @dataclass(frozen=True)

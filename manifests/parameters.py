@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 __all__ = ["Kind", "option"]
 
-Kind = Literal["value", "path", "model", "models", "list"]
+Kind = Literal["value", "path", "model", "models", "list", "natural", "positive"]
 """How a text is read: a `path` or the file in a `model` SPEC is relative to where it is written.
 
-`models` is an option that may be given several times, each time with a SPEC.
+`models` is an option that may be given several times, each time with a SPEC. A `natural` number is
+0 or more, a `positive` one 1 or more.
 """
 
 
@@ -40,7 +41,7 @@ def option(
     choices
         The words allowed, if they are few.
     metavar
-        Placeholder in the help.
+        Placeholder in the help; `N` for numbers.
     argument
         Whether it is a positional argument.
     """
@@ -48,7 +49,7 @@ def option(
         "text": text,
         "kind": kind,
         "choices": choices,
-        "metavar": metavar,
+        "metavar": "N" if metavar is None and kind in {"natural", "positive"} else metavar,
         "argument": argument,
     }
     return dataclasses.field(default=default, metadata=described)

@@ -48,6 +48,9 @@ class Specs(click.ParamType[str]):
         return str(value).strip()
 
 
+_LEAST = {"natural": 0, "positive": 1}
+
+
 def _scalar(annotation: object) -> type:
     """`int` of `int | None`, and so on."""
     if isinstance(annotation, types.UnionType):
@@ -72,6 +75,8 @@ def _click_parameter(
     kind: Any = CommaList() if about["kind"] == "list" else scalar
     if about["kind"] == "models":
         kind = Specs()
+    if about["kind"] in _LEAST:
+        kind = click.IntRange(min=_LEAST[about["kind"]])
     if about["choices"]:
         kind = click.Choice(about["choices"])
     return click.option(

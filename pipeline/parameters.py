@@ -63,7 +63,7 @@ class CollectParameters:
     per_class: int | None = option(
         None, "at most N photos of a class [default: all of a folder, else 500]", metavar="N"
     )
-    workers: int | None = option(None, "processes [default: one per core]", metavar="N")
+    workers: int | None = option(None, "processes [default: one per core]", kind="natural")
     licenses: tuple[str, ...] = option(
         (),
         "licences of the photos to take [default: those that allow sharing]",
@@ -143,7 +143,7 @@ class DedupParameters:
         "photos whose embeddings have a cosine of at least S are near duplicates",
         metavar="S",
     )
-    workers: int | None = option(None, "processes [default: one per core]", metavar="N")
+    workers: int | None = option(None, "processes [default: one per core]", kind="natural")
     engine: str = _engine()
     ray_address: str | None = _ray_address()
     photos_at: str | None = _photos_at()
@@ -169,7 +169,7 @@ class ScoreParameters:
         metavar="TEXT",
     )
     batch_size: int = option(
-        64, "photos of a batch; one forward pass, or several on a CPU", metavar="N"
+        64, "photos of a batch; one forward pass, or several on a CPU", kind="positive"
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best there is")
     precision: str = option(
@@ -178,7 +178,7 @@ class ScoreParameters:
     workers: int | None = option(
         None,
         "processes that decode beside the model [default: by cores, on a CPU none]",
-        metavar="N",
+        kind="natural",
     )
     engine: str = _engine()
     ray_address: str | None = _ray_address()
@@ -234,8 +234,8 @@ class SplitParameters:
     )
     draws: int = option(10_000, "permutations for each class", metavar="N")
     exclude_mixed: bool = option(False, "leave out photos that have a second background")
-    seed: int = option(0, "seed of the division and of the permutations", metavar="N")
-    workers: int | None = option(None, "processes [default: one per core]", metavar="N")
+    seed: int = option(0, "seed of the division and of the permutations", kind="natural")
+    workers: int | None = option(None, "processes [default: one per core]", kind="natural")
     plan: bool = option(False, "say which photos people should tag next, and write only that")
     plan_drop: float = option(0.2, "drop that a plan is to find", metavar="FRACTION")
     plan_power: float = option(0.8, "chance of finding it that a plan aims at", metavar="FRACTION")
@@ -329,7 +329,7 @@ class EvaluateParameters:
         metavar="TEXT",
     )
     batch_size: int = option(
-        64, "photos of a batch; one forward pass, or several on a CPU", metavar="N"
+        64, "photos of a batch; one forward pass, or several on a CPU", kind="positive"
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best there is")
     precision: str = option(
@@ -338,10 +338,10 @@ class EvaluateParameters:
     workers: int | None = option(
         None,
         "processes that decode beside the model [default: by cores, on a CPU none]",
-        metavar="N",
+        kind="natural",
     )
     resamples: int = option(1000, "bootstrap resamples behind the intervals", metavar="N")
-    seed: int = option(0, "seed of the bootstrap", metavar="N")
+    seed: int = option(0, "seed of the bootstrap", kind="natural")
     out: str | None = option(
         None,
         "folder for the results [default: results/ in the workspace, else here]",
@@ -395,8 +395,8 @@ class DiscoverParameters:
     )
     draws: int = option(10_000, "permutations behind each p-value", metavar="N")
     resamples: int = option(1000, "bootstrap resamples behind the intervals", metavar="N")
-    seed: int = option(0, "seed of all that is drawn", metavar="N")
-    batch_size: int = option(64, "photos or regions of a batch", metavar="N")
+    seed: int = option(0, "seed of all that is drawn", kind="natural")
+    batch_size: int = option(64, "photos or regions of a batch", kind="positive")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best there is")
     precision: str = option(
         "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
@@ -404,7 +404,7 @@ class DiscoverParameters:
     workers: int | None = option(
         None,
         "processes that decode beside the model [default: by cores, on a CPU none]",
-        metavar="N",
+        kind="natural",
     )
     engine: str = _engine()
     ray_address: str | None = _ray_address()
@@ -436,7 +436,7 @@ class MitigateParameters:
         1.0, "share of the fine-tuned weights beside the original ones", metavar="FRACTION"
     )
     epochs: int = option(5, "times that each photo is seen", metavar="N")
-    batch_size: int = option(64, "photos of a step, with all their regions", metavar="N")
+    batch_size: int = option(64, "photos of a step, with all their regions", kind="positive")
     learning_rate: float = option(1e-5, "of AdamW; it falls to 0 along a cosine", metavar="LR")
     weight_decay: float = option(0.2, "of AdamW", metavar="N")
     contrast: str = option(
@@ -472,7 +472,7 @@ class MitigateParameters:
         "share of the photographers whose photos are kept apart, where no split has test photos",
         metavar="FRACTION",
     )
-    seed: int = option(0, "seed of the order, and of what is kept apart", metavar="N")
+    seed: int = option(0, "seed of the order, and of what is kept apart", kind="natural")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes the best there is")
     precision: str = option(
         "auto", "auto is bf16 on CUDA, else float32", choices=("auto", "float32", "bf16")
@@ -480,5 +480,5 @@ class MitigateParameters:
     workers: int | None = option(
         None,
         "processes that decode beside the model [default: by cores, on a CPU none]",
-        metavar="N",
+        kind="natural",
     )
