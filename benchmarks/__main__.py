@@ -1,8 +1,9 @@
 """Stages that touch photos in one table: their rates, limits and peers, and how cost grows.
 
 Runs the scripts beside this one, each of which measures a stage, its limit and its peers in turns
-on this machine. What is compared from run to run are ratios, which are kept in `history.jsonl`: a
-figure that is a tenth worse than the median of earlier runs is marked.
+on this machine. Ratios and rates are kept in `history.jsonl`, and compared with earlier runs on
+the same kind of processor: a ratio that is a tenth worse than their median is marked, while rates,
+which vary with whatever else the machine does, are told beside theirs.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ HERE = Path(__file__).resolve().parent
 HISTORY = HERE / "history.jsonl"
 SLOWER = 0.9
 """A figure below this share of the median of earlier ones is marked."""
+HEAVIER = 1.0
+"""Kilobytes of memory for each further photo, beyond that median, that are marked."""
+_TIME, _MEMORY = "growth of time", "growth of memory, kB a photo"
 
 
 @dataclass(frozen=True)
@@ -76,82 +80,111 @@ def script(name: str, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def lines(*, short: bool) -> Iterator[Line]:
-    """Every such stage; `short` takes a tenth of the photos."""
-    few = ("--turns", "1") if short else ()
-    fetched = script("download", *few)
-    peers = {n: r for n, r in fetched["rates"].items() if n not in {"cap", "limit"}}
-    yield line("collect", fetched["rates"]["cap"], "the server", fetched["rates"]["limit"], peers)
-    hashed = script("hashing", *(("--copies", "2", "--rounds", "1") if short else ()))
-    peers = {name: hashed[name] for name in ("imagededup", "imagehash")}
-    yield line("dedup", hashed["cap"], "decoding alone", hashed["decode"], peers)
-    scored = script("scoring", *((*few, "--photos", "160") if short else ()))
-    for name, own in scored.items():
+def collected(*, short: bool) -> Iterator[Line]:
+    """Photos fetched from a local server, which gives so many a second."""
+    rates = script("download", *(("--turns", "1") if short else ()))["rates"]
+    peers = {name: rate for name, rate in rates.items() if name not in {"cap", "limit"}}
+    yield line("collect", rates["cap"], "the server", rates["limit"], peers)
+
+
+def hashed(*, short: bool) -> Iterator[Line]:
+    """Photos hashed."""
+    rates = script("hashing", *(("--copies", "2", "--rounds", "1") if short else ()))
+    peers = {name: rates[name] for name in ("imagededup", "imagehash")}
+    yield line("dedup", rates["cap"], "decoding alone", rates["decode"], peers)
+
+
+def scored(*, short: bool) -> Iterator[Line]:
+    """Photos scored on this machine's CPU."""
+    peers = ("clip_benchmark", "clip_benchmark_float32")
+    few = ("--turns", "1", "--photos", "160") if short else ()
+    for name, own in script("scoring", *few).items():
         # Medians of each turn's own ratios, which a change of the machine's speed leaves alone.
-        peers = ("clip_benchmark", "clip_benchmark_float32")
         beside = {peer: own[f"cap / {peer}"] for peer in peers if peer in own}
         share = own["cap / forward"]
         yield Line(f"score {name}", own["cap"], "the forward pass", own["forward"], share, beside)
+
+
+def released(*, short: bool) -> Iterator[Line]:
+    """Photos written into a release, and read from it."""
     some = ("--count", "1000", "--rounds", "1") if short else ()
     read = script("loading", "--links", "1000", *some)
     alone = read["photos"] / read["bytes_alone_seconds"]
-    released = read["photos"] / read["release_seconds"]
-    yield line("release", released, "writing the bytes", alone, {})
-    loaded = read["one by one"]
-    peers = {"datasets": loaded["datasets"]}
-    yield line("load", loaded["cap"], "decoding alone", loaded["simplejpeg"], peers)
-    engines = script(
-        "scoring", "--ray", *((*few, "--photos", "128") if short else ("--photos", "320"))
-    )
-    for name, own in engines.items():
-        for title, key in (("on Ray", "ray"), ("on Ray, started", "ray_further")):
-            local = key.replace("ray", "local")
-            share = own[f"{key} / {local}"]
-            yield Line(f"score {name} {title}", own[key], "the local engine", own[local], share, {})
+    rate = read["photos"] / read["release_seconds"]
+    yield line("release", rate, "writing the bytes", alone, {})
+    own = read["one by one"]
+    peers = {"datasets": own["datasets"]}
+    yield line("load", own["cap"], "decoding alone", own["simplejpeg"], peers)
+
+
+def engines(*, short: bool) -> Iterator[Line]:
+    """Photos scored by a Ray cluster on this machine."""
+    few = ("--turns", "1", "--photos", "128") if short else ("--photos", "320")
+    for name, own in script("scoring", "--ray", *few).items():
+        for title, ray in (("on Ray", "ray"), ("on Ray, started", "ray_further")):
+            local = ray.replace("ray", "local")
+            share = own[f"{ray} / {local}"]
+            yield Line(f"score {name} {title}", own[ray], "the local engine", own[local], share, {})
+
+
+PARTS = (collected, hashed, scored, released, engines)
 
 
 def growth(*, short: bool) -> dict[str, float]:
-    """Seconds of 16 times the photos over 16 times the seconds, and memory likewise."""
-    found = script("growth", *(("--photos", "100") if short else ()))["stages"]
-    figures = {}
-    for stage, steps in found.items():
-        first, last = steps[0], steps[-1]
-        figures[f"{stage}: growth of time"] = last["seconds"] / first["seconds"] / 16
-        figures[f"{stage}: growth of memory"] = last["gigabytes"] / first["gigabytes"]
-    return figures
+    """How the cost of a further photo grows, and its kilobytes."""
+    found = script("growth", *(("--photos", "100") if short else ()))["growth"]
+    return {
+        f"{stage}: {title}": own[name]
+        for stage, own in found.items()
+        for title, name in ((_TIME, "time"), (_MEMORY, "kilobytes"))
+    }
 
 
-def earlier(history: Path, cores: int) -> dict[str, list[float]]:
-    """Figures of earlier runs on machines with as many cores."""
+def machine() -> str:
+    """What this machine computes on."""
+    info = Path("/proc/cpuinfo").read_text("utf-8")
+    name = next((row for row in info.splitlines() if row.startswith("model name")), "unknown")
+    return f"{len(os.sched_getaffinity(0))} cores, {name.partition(':')[2].strip() or name}"
+
+
+def earlier(history: Path, on: str) -> dict[str, list[float]]:
+    """Figures and rates of earlier runs on such machines."""
     found: dict[str, list[float]] = {}
     if not history.exists():
         return found
     for line in history.read_text("utf-8").splitlines():
         run = json.loads(line)
-        if run["cores"] == cores and not run["short"]:
-            for name, value in run["figures"].items():
+        if run["machine"] == on and not run["short"]:
+            for name, value in (run["figures"] | run["rates"]).items():
                 found.setdefault(name, []).append(value)
     return found
 
 
+def is_worse(name: str, value: float, before: float) -> bool:
+    """Whether a figure is worse than before: growth is better the smaller, others the larger."""
+    if name.endswith(_MEMORY):
+        return value > before + HEAVIER
+    return value > before / SLOWER if name.endswith(_TIME) else value < before * SLOWER
+
+
 def table(measured: list[Line], figures: Mapping[str, float], past: dict[str, list[float]]) -> str:
     """Everything, as Markdown."""
-    rows = ["| stage | photos/s | limit | of it | beside |", "|---|---|---|---|---|"]
+    medians = {name: statistics.median(values) for name, values in past.items()}
+    rows = [
+        "| stage | photos/s | earlier | limit | of it | times its peer |",
+        "|---|---|---|---|---|---|",
+    ]
     for one in measured:
         beside = ", ".join(f"{name} {times:.2f}" for name, times in one.beside.items())
+        before = f"{medians[one.stage]:,.1f}" if one.stage in medians else ""
         rows.append(
-            f"| {one.stage} | {one.rate:,.1f} | {one.limit} {one.limit_rate:,.1f} "
+            f"| {one.stage} | {one.rate:,.1f} | {before} | {one.limit} {one.limit_rate:,.1f} "
             f"| {one.share:.3f} | {beside} |"
         )
-    rows += ["", "| figure | now | median of earlier runs | |", "|---|---|---|---|"]
+    rows += ["", "| figure | now | earlier | |", "|---|---|---|---|"]
     for name, value in figures.items():
-        before = statistics.median(past[name]) if name in past else None
-        mark = ""
-        if before is not None:
-            # Growth is better the smaller it is, all other figures the larger.
-            better = before / value if "growth" in name else value / before
-            mark = "worse" if better < SLOWER else ""
-        told = "" if before is None else f"{before:.3f}"
+        told = f"{medians[name]:.3f}" if name in medians else ""
+        mark = "worse" if name in medians and is_worse(name, value, medians[name]) else ""
         rows.append(f"| {name} | {value:.3f} | {told} | {mark} |")
     return "\n".join(rows)
 
@@ -165,24 +198,37 @@ def table(measured: list[Line], figures: Mapping[str, float], past: dict[str, li
     help="Where figures are kept.",
 )
 def main(history: Path, *, short: bool) -> None:
-    """Measure all, print the table, and keep the figures."""
-    cores = len(os.sched_getaffinity(0))
-    past = earlier(history, cores)
-    measured = list(lines(short=short))
-    figures = growth(short=short)
+    """Measure all, print the table, and keep the figures, also where a script failed."""
+    past = earlier(history, machine())
+    measured: list[Line] = []
+    figures: dict[str, float] = {}
+    failed: list[str] = []
+    for part in PARTS:
+        try:
+            measured += part(short=short)
+        except subprocess.CalledProcessError:
+            failed.append(part.__name__)
+    try:
+        figures = growth(short=short)
+    except subprocess.CalledProcessError:
+        failed.append(growth.__name__)
     for one in measured:
         figures |= one.figures
     click.echo(table(measured, figures, past))
     run = {
         "day": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "version": __version__,
-        "cores": cores,
+        "machine": machine(),
         "load": round(os.getloadavg()[0], 1),
         "short": short,
         "figures": {name: round(value, 4) for name, value in figures.items()},
+        "rates": {one.stage: round(one.rate, 1) for one in measured},
     }
     with history.open("a", encoding="utf-8") as handle:
         handle.write(json.dumps(run) + "\n")
+    if failed:
+        msg = f"not measured, since a script failed: {', '.join(failed)}"
+        raise click.ClickException(msg)
 
 
 if __name__ == "__main__":

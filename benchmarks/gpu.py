@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 import torch
-from scoring import FEW, checkpoint, rates, some_photos
+from scoring import FEW, PHOTOS, checkpoint, rates, some_photos
 
 from manifests.photos import open_image
 from pipeline.engine import LocalEngine, prepared_batches
@@ -45,15 +45,16 @@ def forward(model: Any, images: torch.Tensor, seconds: float) -> float:
 
 
 def measure(
-    architecture: str, device: str, photos: list[PhotoRef], workers: int, turns: int
+    architecture: str, device: str, photos: list[PhotoRef], workers: int | None, turns: int
 ) -> dict[str, Any]:
     """All three rates of an architecture."""
     with tempfile.TemporaryDirectory() as folder:
         spec = checkpoint(Path(folder), "open_clip", architecture)
         model = load_model(spec, FEW, ModelOptions(device=device))
     image = model.preprocess(open_image(photos[0].file)).to(device)
+    sizes = BATCHES if device.startswith("cuda") else (16,)
     resident = {
-        size: forward(model, image.expand(size, -1, -1, -1).contiguous(), 3.0) for size in BATCHES
+        size: forward(model, image.expand(size, -1, -1, -1).contiguous(), 3.0) for size in sizes
     }
     best = max(resident, key=lambda size: resident[size])
     found: dict[str, list[float]] = {"cap": [], "decode": []}
@@ -82,13 +83,21 @@ def measure(
 @click.command(help=__doc__)
 @click.option("--device", default="cuda", show_default=True)
 @click.option("--photos", "count", default=20_000, show_default=True, help="Photos of a turn.")
-@click.option("--workers", default=len(os.sched_getaffinity(0)), show_default=True)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=PHOTOS,
+    help="Where JPEGs are.",
+)
+@click.option("--workers", type=int, help="Processes that decode [default: as `cap score`].")
 @click.option("--turns", default=2, show_default=True)
 @click.option("--architectures", default="ViT-B-32,ViT-L-14", show_default=True)
-def main(device: str, count: int, workers: int, turns: int, architectures: str) -> None:
+def main(
+    device: str, count: int, folder: Path, workers: int | None, turns: int, architectures: str
+) -> None:
     """Measure, and print a line of JSON for each architecture."""
     card = torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"
-    photos = some_photos(count)
+    photos = some_photos(count, folder)
     for architecture in architectures.split(","):
         found = measure(architecture, device, photos, workers, turns)
         about = {"card": card, "cores": len(os.sched_getaffinity(0)), "workers": workers}

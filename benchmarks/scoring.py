@@ -62,9 +62,18 @@ def checkpoint(folder: Path, family: str, architecture: str) -> ModelSpec:
     return ModelSpec(family, architecture, str(file))
 
 
-def some_photos(count: int) -> list[PhotoRef]:
-    """So many of the shared photos, of all kinds; they come again where there are no more."""
-    files = sorted(PHOTOS.rglob("*.jpg"))
+def some_photos(count: int, folder: Path = PHOTOS) -> list[PhotoRef]:
+    """So many of the photos in a folder, of all kinds; they come again where there are no more.
+
+    Raises
+    ------
+    click.ClickException
+        If there are none.
+    """
+    files = sorted(folder.rglob("*.jpg"))
+    if not files:
+        msg = f"there are no JPEGs in {folder}"
+        raise click.ClickException(msg)
     step = max(1, len(files) // count)
     chosen = [files[i * step % len(files)] for i in range(count)]
     return [PhotoRef(f"{i}", file) for i, file in enumerate(chosen)]
@@ -199,9 +208,6 @@ def measure_ray(model: Any, count: int, turns: int) -> dict[str, float]:
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def main(turns: int, count: int, *, ray: bool, as_json: bool) -> None:
     """Measure."""
-    if not PHOTOS.is_dir():
-        msg = "the real photos are not at ../shared/data/photos"
-        raise click.ClickException(msg)
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         spec = checkpoint(Path(folder), "open_clip", "ViT-B-32")
