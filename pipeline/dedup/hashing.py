@@ -62,6 +62,9 @@ def phash(source: bytes | Path) -> int:
     N. Krawetz, "Looks Like It", 2011, as implemented by imagehash.
     """
     import imagehash
+    import numpy as np
 
     image = open_image(source, draft=("L", _DECODE_SIZE))
-    return int(str(imagehash.phash(image)), 16)
+    bits = imagehash.phash(image).hash
+    # What its text is, read as a number, without writing 64 digits first.
+    return int.from_bytes(np.packbits(bits).tobytes())
