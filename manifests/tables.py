@@ -27,6 +27,7 @@ from manifests.schema import SCHEMA_VERSION, TableSchema
 __all__ = [
     "chosen_pairs",
     "count_by",
+    "first_of_content",
     "from_rows",
     "is_volatile",
     "observer_codes",
@@ -106,6 +107,17 @@ def count_by(table: pa.Table, column: str) -> dict[str, int]:
     return {
         str(row["values"]): row["counts"] for row in sorted(counts, key=lambda c: str(c["values"]))
     }
+
+
+def first_of_content(sha256: pa.ChunkedArray) -> NDArray[np.int64]:
+    """For each row the first row with the same bytes."""
+    digests = pc.dictionary_encode(sha256).combine_chunks()
+    codes = digests.indices.fill_null(-1).to_numpy().astype(np.int64)
+    # Photos of unknown content are like no other.
+    unknown = np.flatnonzero(codes < 0)
+    codes[unknown] = len(digests.dictionary) + np.arange(len(unknown))
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    return np.asarray(first[inverse], dtype=np.int64)
 
 
 def chosen_pairs(pairs: pa.Table) -> pa.Table:

@@ -160,21 +160,13 @@ def _score_batches(
     progress: Progress,
 ) -> None:
     from pipeline.models.cache import VectorCache, score_once
-    from pipeline.models.scoring import PhotoRef, score_photos
+    from pipeline.models.scoring import StoredPhotos, score_photos
 
     unit = parameters.batch_size
-    items = photos.select(["photo_id", "class_index", "path", "sha256"]).to_pylist()
     source = scorer.source
-    batches = [
-        [
-            (
-                item["sha256"],
-                PhotoRef(item["photo_id"], source.locate(item["path"], item["sha256"])),
-            )
-            for item in batch
-        ]
-        for _, batch in run.open_batches(items, unit)
-    ]
+    refs = StoredPhotos(photos, source)
+    every = range(len(refs))
+    batches = [batch for _, batch in run.open_batches(every, unit)]
     # One pass over all that is left, so that the decoding workers start only once.
     score = partial(
         score_photos,
@@ -186,15 +178,17 @@ def _score_batches(
     results: Iterator[list[Scored]]
     if scorer.model.head is None and parameters.save_embeddings:
         # The cache has a classifier's logits alone.
-        refs = [photo for batch in batches for _, photo in batch]
-        stream = itertools.chain.from_iterable(score(refs))
+        wanted = refs.take(np.array(run.pending(every, unit), np.int64))
+        stream = itertools.chain.from_iterable(score(wanted))
         results = (list(itertools.islice(stream, len(batch))) for batch in batches)
     else:
         cache = VectorCache(run.workspace.cache / "vectors", scorer.model)
-        results = score_once(scorer.model, batches, cache, score)
+        results = score_once(scorer.model, refs, batches, cache, score)
     schema = _schema(target, scorer.model.embedding_dim)
-    for index, batch in run.batches(items, unit, progress):
-        run.save(index, from_rows(_rows(batch, next(results), target), schema))
+    told = photos.select(["photo_id", "class_index"])
+    for index, batch in run.batches(every, unit, progress):
+        own = told.slice(batch[0], len(batch)).to_pylist()
+        run.save(index, from_rows(_rows(own, next(results), target), schema))
     run.commit(run.saved())
 
 

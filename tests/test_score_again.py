@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import re
 import shutil
 from io import BytesIO
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from manifests.errors import CapError
-from manifests.photos import open_upright
+from manifests.photos import PhotoStore, open_upright
 from manifests.progress import Progress
 from manifests.vocabulary import LabelSpace
 from manifests.workspace import Run, Workspace
@@ -30,8 +31,15 @@ from pipeline.models import ModelOptions, ModelSpec, load_model, registry
 from pipeline.models.boxes import Box
 from pipeline.models.cache import VectorCache, score_once
 from pipeline.models.registry import file_sha256
-from pipeline.models.scoring import PhotoRef, RegionsRef, score_photos, score_regions
+from pipeline.models.scoring import (
+    PhotoRef,
+    RegionsRef,
+    StoredPhotos,
+    score_photos,
+    score_regions,
+)
 from pipeline.parameters import CollectParameters, DedupParameters, ScoreParameters
+from pipeline.photo_source import PhotoSource
 from pipeline.score import score
 
 ANIMALS = LabelSpace("animals", ("ant", "bee", "cat"), ("",) * 3, ((),) * 3)
@@ -148,28 +156,57 @@ def saving_twice(save):
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100])
 def test_copies_are_looked_at_once(model, photos, tmp_path, size):
-    (tmp_path / "broken.jpg").write_bytes(b"no photo")
-    files = [photo.file for photo in photos[:3]]
-    files = [files[0], files[1], files[0], tmp_path / "broken.jpg", files[2], files[1], files[0]]
-    files += [tmp_path / "broken.jpg"]
-    wanted = [(file_sha256(file), PhotoRef(f"{number}", file)) for number, file in enumerate(files)]
-    batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+    # The first three, of which 0 and 1 come again, and a broken one twice.
+    files = [photos[n].file for n in (0, 1, 0, 7, 2, 1, 0, 7)]
+    names = [file_sha256(file) for file in files]
+    rows = {
+        "photo_id": [f"{n}" for n in range(8)],
+        "path": [f"photos/{file.name}" for file in files],
+        "sha256": names,
+    }
+    (tmp_path / "photos").mkdir()
+    for file in files:
+        shutil.copy(file, tmp_path / "photos")
+    refs = StoredPhotos(pa.table(rows), PhotoSource(PhotoStore(tmp_path)))
     looked = []
 
     def score(few):
-        looked.extend(photo.file for photo in few)
+        looked.extend(photo.photo_id for photo in few)
         return score_photos(model, few, batch_size=2)
 
     cache = VectorCache(tmp_path / "vectors", model)
-    cache.add([wanted[4][0]], np.ones((1, model.embedding_dim), np.float32))
-    results = [one for batch in score_once(model, batches, cache, score) for one in batch]
-    assert looked == [files[0], files[1], files[3]]
-    assert [result.photo_id for result in results] == [f"{n}" for n in range(8)]
-    for number, (sha256, _) in enumerate(wanted):
-        first = next(n for n, (other, _) in enumerate(wanted) if other == sha256)
-        assert results[number].error == results[first].error
-        assert (results[number].error is not None) == (sha256 == wanted[3][0])
-        np.testing.assert_array_equal(results[number].scores, results[first].scores)
+    cache.add([names[4]], np.ones((1, model.embedding_dim), np.float32))
+    batches = [range(start, min(start + size, 8)) for start in range(0, 8, size)]
+    results = [one for batch in score_once(model, refs, batches, cache, score) for one in batch]
+    assert looked == ["0", "1", "3"]
+    assert [result.photo_id for result in results] == rows["photo_id"]
+    for name, result in zip(names, results, strict=True):
+        first = results[names.index(name)]
+        assert result.error == first.error
+        assert (result.error is not None) == (name == names[3])
+        np.testing.assert_array_equal(result.scores, first.scores)
+
+
+@given(
+    count=st.integers(0, 12),
+    start=st.integers(-14, 14) | st.none(),
+    stop=st.integers(-14, 14) | st.none(),
+    step=st.sampled_from([None, 1, 2, -1]),
+)
+def test_stored_photos_are_a_sequence(count, start, stop, step):
+    numbers = [f"{n}" for n in range(count)]
+    column = pa.array(numbers, pa.string())
+    rows = pa.table({"photo_id": column, "path": column, "sha256": column})
+    refs = StoredPhotos(rows, PhotoSource(PhotoStore(Path("nowhere"))))
+    every = list(refs)
+    assert [ref.photo_id for ref in every] == numbers
+    assert len(refs) == count
+    assert [refs[n] for n in range(-count, count)] == 2 * every
+    assert list(refs[start:stop:step]) == every[start:stop:step]
+    sent = pickle.loads(pickle.dumps(refs))
+    assert [ref.photo_id for ref in sent] == numbers
+    with pytest.raises(IndexError):
+        refs[count]
 
 
 def test_a_classifier_is_asked_again_where_its_embeddings_are_wanted(collected):

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from manifests.errors import CapError, PhotoError
 from manifests.schema import DUPLICATES
-from manifests.tables import count_by, from_rows, whole
+from manifests.tables import count_by, first_of_content, from_rows, whole
 from manifests.workspace import Job, Outcome
 from pipeline.engine import engine_for
 from pipeline.photo_source import PhotoSource
@@ -89,8 +89,6 @@ def _hash_photos(
     run: Run, stored: pa.Table, known: Known, parameters: DedupParameters, progress: Progress
 ) -> pa.Table:
     """Rows with the hash of each photo, or why it has none."""
-    from pipeline.dedup.groups import first_of_content
-
     photos = stored.select(["photo_id", "path", "sha256"])
     photos = photos.join(known.hashes(), "sha256", join_type="left outer").sort_by("photo_id")
     # Of photos with the same bytes the first is hashed, for all.

@@ -15,11 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.tables import first_of_content
 from manifests.vocabulary import licenses
 from pipeline.dedup.linking import LinkedHashes
 from pipeline.dedup.similarity import Alike
 
-__all__ = ["choose_keepers", "first_of_content"]
+__all__ = ["choose_keepers"]
 
 _Indices = npt.NDArray[np.int64]
 _Mask = npt.NDArray[np.bool_]
@@ -35,17 +36,6 @@ class _Nodes:
     content: _Indices  # equal for equal bytes
     hashes: npt.NDArray[np.uint64]
     hashed: _Mask
-
-
-def first_of_content(sha256: pa.ChunkedArray) -> _Indices:
-    """For each row the first row with the same bytes."""
-    digests = pc.dictionary_encode(sha256).combine_chunks()
-    codes = digests.indices.fill_null(-1).to_numpy().astype(np.int64)
-    # Photos of unknown content are like no other.
-    unknown = np.flatnonzero(codes < 0)
-    codes[unknown] = len(digests.dictionary) + np.arange(len(unknown))
-    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    return np.asarray(first[inverse], dtype=np.int64)
 
 
 def _nodes(photos: pa.Table, against: pa.Table | None) -> _Nodes:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from manifests.errors import CapError
-from manifests.tables import replacing, whole
+from manifests.tables import first_of_content, replacing, whole
 from pipeline.engine import LocalEngine
 from pipeline.models.registry import network_digest, published_name
 from pipeline.models.scoring import Scored, score_photos
@@ -30,7 +30,7 @@ from pipeline.models.scoring import Scored, score_photos
 if TYPE_CHECKING:
     from manifests.progress import Progress
     from pipeline.models.registry import Model
-    from pipeline.models.scoring import Photo
+    from pipeline.models.scoring import Photo, StoredPhotos
 
 __all__ = ["Batches", "VectorCache", "cached_scores", "score_once", "scores_from"]
 
@@ -64,9 +64,9 @@ class VectorCache:
         name = f"{network_digest(description)[:32]}-{description['precision']}"
         self._folder = folder / name
 
-    def known(self, photos: Sequence[str]) -> NDArray[np.bool_]:
+    def known(self, photos: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
         """Which of these photos, by sha256, have a vector; of shape (photos,)."""
-        places = pc.index_in(pa.array(photos, pa.string()), value_set=self._index.sha256)
+        places = pc.index_in(photos, value_set=self._index.sha256)
         known: NDArray[np.bool_] = pc.is_valid(places).to_numpy(zero_copy_only=False)
         return known
 
@@ -133,7 +133,8 @@ def scores_from(model: Model, vectors: NDArray[np.float32]) -> NDArray[np.float3
 
 def score_once(
     model: Model,
-    batches: Sequence[Sequence[tuple[str, Photo]]],
+    photos: StoredPhotos,
+    batches: Sequence[Sequence[int]],
     cache: VectorCache,
     score: Callable[[Sequence[Photo]], Iterator[list[Scored]]],
 ) -> Iterator[list[Scored]]:
@@ -143,8 +144,10 @@ def score_once(
     ----------
     model
         A loaded model.
+    photos
+        Photos of the store.
     batches
-        The photos with their sha256.
+        Which of them are wanted, by their positions, in batches.
     cache
         Where vectors are kept. Those of a classifier are its logits, so that its results have no
         embedding.
@@ -152,22 +155,20 @@ def score_once(
         Scores photos, as `score_photos` does; called once.
     """
     is_classifier = model.head is None
-    names = [sha256 for batch in batches for sha256, _ in batch]
-    known = dict(zip(names, cache.known(names).tolist(), strict=True))
-    todo: dict[str, Photo] = {}
-    for sha256, photo in itertools.chain.from_iterable(batches):
-        if not known[sha256]:
-            todo.setdefault(sha256, photo)
-    results = zip(
-        list(todo), itertools.chain.from_iterable(score(list(todo.values()))), strict=True
-    )
+    wanted = photos.take(np.concatenate([np.arange(0), *map(np.array, batches)]).astype(np.int64))
+    contents = wanted.rows["sha256"]
+    first = first_of_content(contents) == np.arange(len(wanted))
+    todo = first & ~cache.known(contents)
+    results = itertools.chain.from_iterable(score(wanted.take(np.flatnonzero(todo))))
     failed: dict[str, Scored] = {}
+    start = 0
     for batch in batches:
-        new = [name for name in dict.fromkeys(sha256 for sha256, _ in batch) if name in todo]
-        for name in new:
-            del todo[name]
+        part = wanted[start : start + len(batch)].rows
+        names, ids = part["sha256"].to_pylist(), part["photo_id"].to_pylist()
+        new = [names[n] for n in np.flatnonzero(todo[start : start + len(batch)])]
+        start += len(batch)
         vectors: dict[str, NDArray[np.float32]] = {}
-        for name, result in itertools.islice(results, len(new)):
+        for name, result in zip(new, itertools.islice(results, len(new)), strict=True):
             vector = result.scores if is_classifier else result.embedding
             if result.scores is None or vector is None:
                 failed[name] = result
@@ -175,15 +176,15 @@ def score_once(
                 vectors[name] = vector
         if vectors:
             cache.add(list(vectors), np.stack(list(vectors.values())))
-        old = [name for name, _ in batch if name not in vectors and name not in failed]
+        old = [name for name in names if name not in vectors and name not in failed]
         if old:
             vectors |= dict(zip(old, cache.read(old), strict=True))
         scores = dict(zip(vectors, _scores_of(model, list(vectors.values())), strict=True))
         yield [
-            replace(failed[sha256], photo_id=photo.photo_id)
-            if sha256 in failed
-            else Scored(photo.photo_id, scores[sha256], None if is_classifier else vectors[sha256])
-            for sha256, photo in batch
+            replace(failed[name], photo_id=photo_id)
+            if name in failed
+            else Scored(photo_id, scores[name], None if is_classifier else vectors[name])
+            for photo_id, name in zip(ids, names, strict=True)
         ]
 
 
@@ -233,7 +234,7 @@ def cached_scores(
     wanted = [sha256 for sha256, _ in photos]
     by_content = dict(photos)
     distinct = list(by_content)
-    todo = [distinct[i] for i in np.flatnonzero(~vectors.known(distinct))]
+    todo = [distinct[i] for i in np.flatnonzero(~vectors.known(pa.array(distinct, pa.string())))]
     results = itertools.chain.from_iterable(
         score_photos(
             model,

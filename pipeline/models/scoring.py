@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, overload
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.models.boxes import Box
     from pipeline.models.preprocessing import Preprocessing
     from pipeline.models.registry import Model
+    from pipeline.photo_source import PhotoSource
 
 __all__ = [
     "Decode",
@@ -40,10 +42,14 @@ __all__ = [
     "RegionsRef",
     "Scored",
     "ScoredRegions",
+    "StoredPhotos",
     "decode_whole",
     "score_photos",
     "score_regions",
 ]
+
+
+_ROWS_AT_ONCE = 1024
 
 
 class Photo(Protocol):
@@ -69,6 +75,56 @@ class PhotoRef:
     def content(self) -> bytes | Path:
         """The file, or the verified bytes of the store or the copy."""
         return self.file if isinstance(self.file, Path) else self.file.read()
+
+
+class StoredPhotos(Sequence[PhotoRef]):
+    """Photos of a table, made one by one when they are asked for; can be pickled.
+
+    A million are 0.2 GB as rows of Arrow, and several times that as objects.
+
+    Parameters
+    ----------
+    rows
+        Columns photo_id, path and sha256.
+    source
+        Where the photos are read.
+    """
+
+    def __init__(self, rows: pa.Table, source: PhotoSource) -> None:
+        self._rows = rows.select(["photo_id", "path", "sha256"])
+        self._source = source
+
+    @property
+    def rows(self) -> pa.Table:
+        """The rows."""
+        return self._rows
+
+    def take(self, positions: NDArray[np.int64]) -> StoredPhotos:
+        """Those at some positions."""
+        return StoredPhotos(self._rows.take(pa.array(positions)), self._source)
+
+    def __len__(self) -> int:
+        return int(self._rows.num_rows)
+
+    @overload
+    def __getitem__(self, at: int) -> PhotoRef: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> StoredPhotos: ...
+
+    def __getitem__(self, at: int | slice) -> PhotoRef | StoredPhotos:
+        positions = range(len(self))[at]
+        if isinstance(positions, int):
+            return next(iter(self[positions : positions + 1]))
+        if positions.step != 1:
+            return self.take(np.array(positions, np.int64))
+        return StoredPhotos(self._rows.slice(positions.start, len(positions)), self._source)
+
+    def __iter__(self) -> Iterator[PhotoRef]:
+        for rows in self._rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
+            for row in rows.to_pylist():
+                place = self._source.locate(row["path"], row["sha256"])
+                yield PhotoRef(row["photo_id"], place)
 
 
 @dataclass(frozen=True)
