@@ -127,7 +127,13 @@ def engines(*, short: bool) -> Iterator[Line]:
             yield Line(f"score {name} {title}", own[ray], "the local engine", own[local], share, {})
 
 
-PARTS = (collected, hashed, scored, released, engines)
+PARTS = {
+    "collect": collected,
+    "dedup": hashed,
+    "score": scored,
+    "release": released,
+    "ray": engines,
+}
 
 
 def growth(*, short: bool) -> dict[str, float]:
@@ -170,10 +176,10 @@ def is_worse(name: str, value: float, before: float) -> bool:
 def table(measured: list[Line], figures: Mapping[str, float], past: dict[str, list[float]]) -> str:
     """Everything, as Markdown."""
     medians = {name: statistics.median(values) for name, values in past.items()}
-    rows = [
-        "| stage | photos/s | earlier | limit | of it | times its peer |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
+    if measured:
+        rows += ["| stage | photos/s | earlier | limit | of it | times its peer |"]
+        rows += ["|---|---|---|---|---|---|"]
     for one in measured:
         beside = ", ".join(f"{name} {times:.2f}" for name, times in one.beside.items())
         before = f"{medians[one.stage]:,.1f}" if one.stage in medians else ""
@@ -190,6 +196,14 @@ def table(measured: list[Line], figures: Mapping[str, float], past: dict[str, li
 
 
 @click.command(help=__doc__)
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice([*PARTS, "growth"]),
+    multiple=True,
+    default=[*PARTS, "growth"],
+    help="Measure only this; may be given several times.",
+)
 @click.option("--short", is_flag=True, help="A tenth of the work; not to be compared.")
 @click.option(
     "--history",
@@ -197,21 +211,20 @@ def table(measured: list[Line], figures: Mapping[str, float], past: dict[str, li
     default=HISTORY,
     help="Where figures are kept.",
 )
-def main(history: Path, *, short: bool) -> None:
+def main(parts: tuple[str, ...], history: Path, *, short: bool) -> None:
     """Measure all, print the table, and keep the figures, also where a script failed."""
     past = earlier(history, machine())
     measured: list[Line] = []
     figures: dict[str, float] = {}
     failed: list[str] = []
-    for part in PARTS:
+    for part in parts:
         try:
-            measured += part(short=short)
+            if part == "growth":
+                figures |= growth(short=short)
+            else:
+                measured += PARTS[part](short=short)
         except subprocess.CalledProcessError:
-            failed.append(part.__name__)
-    try:
-        figures = growth(short=short)
-    except subprocess.CalledProcessError:
-        failed.append(growth.__name__)
+            failed.append(part)
     for one in measured:
         figures |= one.figures
     click.echo(table(measured, figures, past))

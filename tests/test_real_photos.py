@@ -8,15 +8,23 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute as pc
 import pytest
+import torch
 from conftest import cap, papers_split, weights
+from timm.data.transforms_factory import create_transform
 
 from manifests import load_split
+from manifests.photos import open_upright
 from manifests.robustness import effective_robustness
 from manifests.schema import RESULTS
 from manifests.tables import read_table
+from manifests.vocabulary import label_space
 from manifests.workspace import Workspace
+from pipeline.models import ModelOptions, ModelSpec, load_model
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.registry import DECODE_MARGIN
 
 
 def test_every_photo_is_collected_and_named(finished: Workspace, shared: Path):
@@ -51,6 +59,31 @@ def test_the_network_names_nine_photos_in_ten(finished: Workspace):
     correct = finished.read(f"predictions/{run}")["correct"].to_pylist()
     assert len(correct) >= 755
     assert sum(correct) / len(correct) > 0.88
+
+
+def test_reduced_decoding_keeps_to_the_tolerance_that_the_docs_state(shared: Path):
+    spec = ModelSpec.parse(f"timm:tf_efficientnet_lite0:{weights()}")
+    model = load_model(spec, label_space("imagenet1k"), ModelOptions(device="cpu"))
+    # Half of the model's usual side: the photos of 500 pixels then stand for photos of 1,000.
+    side = 112
+    transform = create_transform(
+        (3, side, side), is_training=False, interpolation="bicubic", crop_pct=0.875
+    )
+    resized_to = transform.transforms[0].size
+    seen = []
+    for smallest in (None, DECODE_MARGIN * resized_to):
+        preprocess = Preprocessing(transform, fast=smallest is not None)
+        images = [
+            preprocess.pixels(open_upright(file, smallest=smallest))
+            for file in sorted((shared / "photos").rglob("*.jpg"))
+        ]
+        parts = [model.score(preprocess.numbers(part)) for part in torch.stack(images).split(32)]
+        seen.append([np.concatenate(found) for found in zip(*parts, strict=True)])
+    (full, embeddings), (reduced, others) = seen
+    cosines = (embeddings * others).sum(axis=1)
+    assert cosines.mean() > 0.999
+    assert np.quantile(cosines, 0.01) > 0.99
+    assert (full.argmax(axis=1) == reduced.argmax(axis=1)).mean() > 0.99
 
 
 def test_pelican_is_water_over_sky_and_otter_water_over_grass(finished: Workspace):
