@@ -280,11 +280,17 @@ class Run:
         rows = validate(table if job.source is None else self._with_other_sources(table), spec)
         earlier = workspace.receipt(job.table)
         sources = dict(earlier.sources) if earlier else {}
-        workspace.receipt_path(job.table).unlink(missing_ok=True)
+        # The earlier receipt stays beside the new table until there is a new one: it is not of its
+        # rows, and knows what the other sources' were made from.
         write_validated(workspace.table_path(job.table), rows, spec)
         receipt = self._receipt(rows, sources)
         write_bytes(workspace.receipt_path(job.table), _json(asdict(receipt)))
-        shutil.rmtree(workspace.parts_folder(job.table))
+        # Under another name first: what a kill leaves of it is no batch of a later run.
+        parts = workspace.parts_folder(job.table)
+        done = parts.with_name(f"{parts.name}.done")
+        shutil.rmtree(done, ignore_errors=True)
+        parts.rename(done)
+        shutil.rmtree(done)
         return receipt
 
     def _with_other_sources(self, rows: pa.Table) -> pa.Table:
@@ -439,6 +445,12 @@ class Workspace:
     def digest(self, table: str) -> str:
         """sha256 of a table's rows, without columns of time."""
         return table_digest(self.read(table))
+
+    def follows(self, table: str, source: str) -> bool:
+        """Whether a table was made from another as that is now; yes where no receipt tells."""
+        receipt = self.receipt(table)
+        made_from = receipt.inputs.get(source.partition("/")[0]) if receipt else None
+        return made_from in {None, self.digest(source)}
 
     def runs(self, table: str = "predictions") -> tuple[str, ...]:
         """Names of the scoring runs that have a table of this kind, sorted."""

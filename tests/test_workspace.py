@@ -90,6 +90,22 @@ def test_a_run_that_was_stopped_gives_the_same_table_and_repeats_only_the_batch_
     assert counted["batches_started"] <= counted["batches"] + counted["attempts"] - 1
 
 
+def test_a_commit_that_fails_leaves_the_receipt_of_other_sources(workspace, monkeypatch):
+    own = from_rows([photo("a", "folder")], PHOTOS.schema)
+    other = from_rows([photo("b", "inaturalist")], PHOTOS.schema)
+    workspace.begin(job(table="photos", source="inaturalist")).commit(other)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("manifests.workspace.write_validated", full)
+        with pytest.raises(OSError, match="No space"):
+            workspace.begin(job(table="photos", source="folder")).commit(own)
+    workspace.begin(job(table="photos", source="folder")).commit(own)
+    assert set(workspace.receipt("photos").sources) == {"folder", "inaturalist"}
+
+
 def test_at_most_200_batches_are_made_however_many_photos_there_are(workspace: Workspace):
     batches = workspace.begin(job()).open_batches(range(1_000_001), 64)
     assert len(batches) <= 200
