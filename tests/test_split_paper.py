@@ -171,6 +171,16 @@ def test_only_photos_that_are_kept_tagged_unique_and_scored_are_judged():
         assert judged["photo_id"].to_pylist() == [f"folder:{i}" for i in range(1, 6)]
 
 
+def test_tagged_photos_that_dedup_has_not_seen_are_told():
+    photos, duplicates, labels, predictions = tables()
+    with pytest.raises(CapError, match=r"^1 of \d+ photos have been collected since duplicates"):
+        judge(photos, duplicates.slice(1), labels, predictions)
+    gone = change(photos, 0, status="failed")
+    repeats = change(duplicates, 1, relation="near", keeper="folder:0")
+    with pytest.raises(CapError, match=r"^1 of \d+ photos .* repeat a photo that is gone; run"):
+        judge(gone, repeats, labels, predictions)
+
+
 def put_tables(workspace: Workspace, mixed: set[int]) -> None:
     names = ("photos", "duplicates", "labels", "predictions/run-1")
     for name, table in zip(names, tables(60), strict=True):

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.errors import CapError
+from manifests.kept import check_compared
 from manifests.metrics import wilson
 from manifests.schema import SPLIT
 
@@ -31,7 +32,7 @@ def tagged_photos(photos: pa.Table, duplicates: pa.Table, labels: pa.Table) -> p
     Raises
     ------
     CapError
-        If there is none.
+        If there is none, or some have been collected since duplicates were looked for.
     """
     kept = labels.filter(
         pc.and_(pc.equal(labels["decision"], "keep"), pc.is_valid(labels["background"]))
@@ -42,9 +43,11 @@ def tagged_photos(photos: pa.Table, duplicates: pa.Table, labels: pa.Table) -> p
     stored = photos.filter(
         pc.and_(pc.equal(photos["status"], "ok"), pc.is_valid(photos["class_index"]))
     ).select(wanted)
+    said = stored.filter(pc.is_in(stored["photo_id"], kept["photo_id"].combine_chunks()))
+    check_compared(said, photos.filter(pc.equal(photos["status"], "ok")), duplicates)
     stored = stored.filter(pc.is_in(stored["photo_id"], unique["photo_id"].combine_chunks()))
-    said = kept.select(["photo_id", "background", "background_second"])
-    tagged = stored.join(said, "photo_id", join_type="inner")
+    tags = kept.select(["photo_id", "background", "background_second"])
+    tagged = stored.join(tags, "photo_id", join_type="inner")
     if not tagged.num_rows:
         msg = (
             "no photo is kept, unique and tagged; run `cap annotate import FILE`, see `cap status`"
