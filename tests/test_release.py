@@ -18,7 +18,7 @@ from releases import change_split, edit, released
 from manifests import load_split
 from manifests.errors import CapError, ReleaseError
 from manifests.progress import Progress
-from manifests.schema import DUPLICATES, LABELS, PREDICTIONS, SPLIT
+from manifests.schema import DUPLICATES, LABELS, PHOTOS, PREDICTIONS, SPLIT
 from manifests.tables import from_rows, write_table
 from pipeline.release.checksums import verify
 
@@ -359,6 +359,28 @@ def test_a_split_of_photos_that_are_no_longer_there_is_refused(split_workspace, 
     change_split(split_workspace, lambda rows: [*rows, {**rows[0], "photo_id": "folder:other"}])
     with pytest.raises(CapError, match="photo folder:other of the split is not in the table"):
         released(split_workspace, tmp_path / "out", "any")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: {"status": "failed", "error": "gone", "path": None},
+        lambda row: {"license": "cc-by" if row["license"] == "cc0" else "cc0"},
+        lambda row: {"sha256": "0" * 64},
+    ],
+    ids=["gone", "relicensed", "other bytes"],
+)
+def test_photos_that_were_taken_back_or_changed_are_not_released(split_workspace, tmp_path, change):
+    released(split_workspace, tmp_path / "out", "any")
+    chosen = split_workspace.read("split")["photo_id"][0].as_py()
+    rows = split_workspace.read("photos").to_pylist()
+    (row,) = [row for row in rows if row["photo_id"] == chosen]
+    row |= change(row)
+    path = split_workspace.table_path("photos")
+    write_table(path, from_rows(rows, PHOTOS.schema), PHOTOS)
+    for out in ("out", "another"):
+        with pytest.raises(CapError, match=r"^1 photos of the split are gone, or have another"):
+            released(split_workspace, tmp_path / out, "any")
 
 
 def test_tables_without_receipts_are_enough_to_split_and_release(split_workspace, tmp_path):

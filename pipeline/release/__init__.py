@@ -69,9 +69,10 @@ def release(workspace: Workspace, parameters: ReleaseParameters, progress: Progr
     made_from = _made_from(workspace, parameters)
     _put_back(out)
     standing = _standing(out)
+    # Also where the release is there already: a photo that was taken back is told.
+    content = select(workspace, parameters)
     if standing is not None and standing.get("made_from") == made_from:
         return _outcome(out, standing, fresh=True)
-    content = select(workspace, parameters)
     run = choosing_run(workspace.read("pairs"))
     partial = out.with_name(f".{out.name}.partial")
     try:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Content", "select"]
 
+_AS_CHOSEN = ("license", "sha256")
 _OF_PHOTOS = ("path", "bytes", "source", "observed_at")
 
 
@@ -65,10 +66,11 @@ def select(workspace: Workspace, parameters: ReleaseParameters) -> Content:
     Raises
     ------
     CapError
-        If the split is empty, nothing of it is left, or a photo of it is not among the photos.
+        If the split is empty, nothing of it is left, or a photo of it is not among the photos, or
+        no longer as it was chosen.
     """
     # The photos first, while nothing else takes memory.
-    files = workspace.read("photos").select(["photo_id", *_OF_PHOTOS])
+    files = workspace.read("photos").select(["photo_id", "status", *_AS_CHOSEN, *_OF_PHOTOS])
     split = workspace.read("split")
     if not split.num_rows:
         msg = "the split is empty: no class was selected; `cap split` says why for each"
@@ -101,6 +103,16 @@ def _with_files(rows: pa.Table, files: pa.Table) -> pa.Table:
     if at.null_count:
         lost = rows["photo_id"].filter(at.is_null())[0]
         msg = f"photo {lost} of the split is not in the table photos; run `cap split` again"
+        raise CapError(msg)
+    now = files.take(at)
+    gone = pc.not_equal(now["status"], "ok")
+    same = [pc.fill_null(pc.equal(now[name], rows[name]), False) for name in _AS_CHOSEN]
+    changed = pc.sum(pc.or_(gone, pc.invert(pc.and_(*same)))).as_py()
+    if changed:
+        msg = (
+            f"{changed} photos of the split are gone, or have another licence or other bytes than "
+            "when it was made; run `cap dedup`, `cap score` and `cap split` again"
+        )
         raise CapError(msg)
     for name in _OF_PHOTOS:
         rows = rows.append_column(name, files[name].take(at))

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.metrics import evaluate_groups
+from manifests.schema import PREDICTIONS
 from manifests.tables import observer_codes
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["scored_runs", "write_results"]
 
 _RESULTS_FOLDER = "results"
+_NAMED = ["photo_id", "predicted_index"]
 _USED = ["photo_id", "class_index", "class_name", "group", "creator_id", "partition"]
 
 
@@ -32,13 +34,18 @@ def scored_runs(workspace: Workspace) -> list[str]:
 
 
 def _named(workspace: Workspace, run: str) -> pa.Table:
-    """Photos for which a run named a class of the workspace's label space."""
+    """Photos for which a run named a class of the workspace's label space, as that is now."""
+    receipt = workspace.receipt(f"predictions/{run}")
+    model = (receipt.model if receipt else None) or {}
+    own = workspace.label_space.digest
+    if model.get("label_space_digest", own) != own:
+        return PREDICTIONS.schema.empty_table().select(_NAMED)
     predictions = workspace.read(f"predictions/{run}")
     right = pc.and_(
         pc.equal(predictions["status"], "ok"),
         pc.equal(predictions["label_space"], workspace.label_space.name),
     )
-    return predictions.filter(pc.fill_null(right, False)).select(["photo_id", "predicted_index"])
+    return predictions.filter(pc.fill_null(right, False)).select(_NAMED)
 
 
 def write_results(workspace: Workspace, rows: pa.Table, chosen_by: str, folder: Path) -> list[str]:
