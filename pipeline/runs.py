@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pipeline.engine import Engine
     from pipeline.models import Model, ModelOptions
 
-__all__ = ["load_scorer", "options_of", "run_for", "scorer", "spec_of"]
+__all__ = ["check_discoveries", "load_scorer", "options_of", "run_for", "scorer", "spec_of"]
 
 
 def run_for(workspace: Workspace, model: str | None) -> str:
@@ -130,3 +130,16 @@ def load_scorer(
         msg = f"{text} is no longer the model that made {run}; run `cap score --model {text}` again"
         raise CapError(msg)
     return model
+
+
+def check_discoveries(workspace: Workspace, run: str) -> None:
+    """See that what was discovered of a run is of the regions that there are now.
+
+    Raises
+    ------
+    CapError
+        If regions were made anew, and clustering them was not brought to its end.
+    """
+    if not workspace.follows(f"discoveries/{run}", f"regions/{run}"):
+        msg = f"discoveries/{run} is of other regions than regions/{run}; run `cap discover`"
+        raise CapError(msg)

@@ -11,6 +11,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -36,7 +37,7 @@ from manifests.vocabulary import LabelSpace, label_space, read_reference
 from manifests.workspace import Workspace
 from pipeline.collect import collect
 from pipeline.dedup import dedup
-from pipeline.evaluate import evaluate
+from pipeline.evaluate import _chose, evaluate
 from pipeline.evaluate.choices import choices_for
 from pipeline.evaluate.measures import Answers, Photos
 from pipeline.evaluate.photos import open_release
@@ -535,6 +536,11 @@ def test_the_same_again_is_fresh_and_another_configuration_stands_beside_it(run,
     assert run(*both).fresh
     assert not run(*both, seed=5).fresh
     assert {e["parameters"]["seed"] for e in contents(tmp_path)} == {0, 5}
+    # Each by itself has no comparison with the other.
+    for model in both:
+        assert not run(model, seed=6).fresh
+    assert not run(*both, seed=6).fresh
+    assert run(*both, seed=6).fresh
     assert len(contents(tmp_path)) == 3
     (tmp_path / "results" / "results.parquet").unlink()
     assert not run(*both, seed=5).fresh
@@ -571,6 +577,17 @@ def test_the_model_that_chose_the_pairs_is_told_from_the_others(run, models, tmp
     assert "judge by other models" in note
     chose = {e["model"]["architecture"]: e["chose_pairs"] for e in contents(tmp_path)}
     assert chose == {"one": True, "two": False}
+
+
+def test_the_model_that_chose_is_known_however_photos_were_decoded(models):
+    few = LabelSpace("few", ("ant", "bee"), ("",) * 2, ((),) * 2)
+    full, reduced, other = (
+        load_model(ModelSpec.parse(models[name]), few, ModelOptions(device="cpu", reduced=less))
+        for name, less in (("one", False), ("one", True), ("two", False))
+    )
+    release = SimpleNamespace(chosen_by={"run": "run", "model": reduced.description})
+    assert _chose(full, release)
+    assert not _chose(other, release)
 
 
 @pytest.fixture(scope="module")

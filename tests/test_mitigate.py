@@ -23,7 +23,12 @@ from manifests.progress import Progress
 from manifests.vocabulary import LabelSpace
 from manifests.workspace import Workspace
 from pipeline.mitigate import mitigate
-from pipeline.mitigate.photos import LabelledPhoto, epoch_order, kept_apart
+from pipeline.mitigate.photos import (
+    LabelledPhoto,
+    by_the_same_observers,
+    epoch_order,
+    kept_apart,
+)
 from pipeline.mitigate.training import METHODS, Batch, Settings, Trainer
 from pipeline.models import ModelOptions, ModelSpec, load_model
 from pipeline.models.boxes import Box
@@ -186,6 +191,19 @@ def test_photos_of_one_observer_are_learned_from_or_kept_apart_together(who, sha
         assert own <= apart or not own & apart
     if share == 0:
         assert not apart
+
+
+def test_nothing_is_learned_from_those_who_took_the_test_photos():
+    photos = pa.table(
+        {
+            "photo_id": ["a", "b", "c", "d", "e"],
+            "creator_id": pa.array(["x", "x", "y", None, "y"], pa.string()),
+            "partition": ["test", None, "train", "test", "train"],
+        }
+    )
+    apart = kept_apart(photos, photos, 0.5, 0)
+    assert apart == {"a", "d"}
+    assert by_the_same_observers(photos, apart) == {"a", "b", "d"}
 
 
 # The command
@@ -351,6 +369,21 @@ def test_without_a_kept_cluster_one_has_to_be_named(workspace):
 def test_without_a_discovery_there_is_nothing_to_mitigate(demo):
     with pytest.raises(CapError, match=r"no discoveries/.* table yet; run `cap discover` first"):
         told(demo)
+
+
+def test_a_discovery_of_other_regions_is_told(workspace):
+    (run,) = workspace.runs("regions")
+    receipt = workspace.receipt_path(f"discoveries/{run}")
+    text = receipt.read_text()
+    digest = workspace.digest(f"regions/{run}")
+    assert digest in text
+    receipt.write_text(text.replace(digest, "0" * 64))
+    message = f"discoveries/{run} is of other regions than regions/{run}; run `cap discover`"
+    with pytest.raises(CapError, match=message):
+        told(workspace, method="finetune")
+    done = cap("report", cwd=workspace.root, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
 
 
 def test_a_photo_apart_is_in_no_batch(workspace):

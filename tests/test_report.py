@@ -26,14 +26,14 @@ from manifests.errors import CapError
 from manifests.metrics import evaluate_groups, wilson
 from manifests.photos import inspect_photo
 from manifests.progress import Progress
-from manifests.schema import ANNOTATIONS, GROUPS, LABELS, PAIRS, PHOTOS, RESULTS
+from manifests.schema import ANNOTATIONS, DUPLICATES, GROUPS, LABELS, PAIRS, PHOTOS, RESULTS
 from manifests.tables import from_rows, write_table
 from manifests.vocabulary import read_reference
 from manifests.workspace import Workspace
 from pipeline.collect import collect
 from pipeline.parameters import CollectParameters, ReportParameters
 from pipeline.report import report
-from pipeline.report.collection import FATES
+from pipeline.report.collection import FATES, copies
 from pipeline.report.strips import PHOTOS_AT_MOST, plan_strips
 
 AT_MOST = 5_000_000
@@ -222,6 +222,21 @@ def test_copies_are_counted_and_shown_with_their_distance(invented, page):
     assert page.facts["exact"] == "0"
     furthest = sorted((r["distance"] for r in near), reverse=True)[:6]
     assert re.findall(r"distance (\d+)", page.words) == [str(distance) for distance in furthest]
+
+
+def test_copies_of_what_is_no_photo_of_ours_are_counted_and_not_shown():
+    rows = [
+        {"photo_id": name, "status": "ok", "relation": relation, "keeper": keeper, "distance": 1}
+        for name, relation, keeper in (
+            ("a", "near", "b"),
+            ("b", "keeper", "b"),
+            ("c", "near", "against:test/1.jpg"),
+            ("gone", "exact", "b"),
+        )
+    ]
+    found = copies(from_rows(rows, DUPLICATES.schema), {"a", "b", "c"})
+    assert (found.near, found.exact) == (2, 1)
+    assert found.examples == (("a", "b", 1),)
 
 
 def test_agreement_is_what_was_measured(invented, page):

@@ -34,7 +34,7 @@ from pipeline.evaluate.summary import summary
 from pipeline.models import ModelOptions, ModelSpec, load_model
 from pipeline.models.cache import Batches, cached_scores
 from pipeline.models.predictions import predictions_from
-from pipeline.models.registry import network_digest, published_name
+from pipeline.models.registry import REDUCED_DECODING, network_digest, published_name
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
@@ -126,8 +126,9 @@ def evaluate_set(
         if first.content["parameters"]["partition"] == second.content["parameters"]["partition"]
     ]
     names = [(a.content["evaluation"], b.content["evaluation"]) for a, b in pairs]
+    drawn = {"resamples": parameters.resamples, "seed": parameters.seed}
     fresh = all(m.fresh for m in made) and folder.holds(
-        [m.content["evaluation"] for m in made], names
+        [m.content["evaluation"] for m in made], names, drawn
     )
     if not fresh:
         comparisons = list(_comparisons(pairs))
@@ -213,7 +214,17 @@ def _chose(model: Model, photos: EvaluationSet) -> bool:
     described = photos.chosen_by["model"]
     if described is None:
         return str(photos.chosen_by["run"]).endswith(f"-{model.digest[:8]}")
-    return network_digest(described) == network_digest(model.description)
+    return network_digest(_decoded_in_full(described)) == network_digest(model.description)
+
+
+def _decoded_in_full(description: dict[str, Any]) -> dict[str, Any]:
+    """The description of a network without how its photos were decoded: it is the same network."""
+    full = {
+        name: value
+        for name, value in description["preprocessing"].items()
+        if name not in REDUCED_DECODING
+    }
+    return {**description, "preprocessing": full}
 
 
 def _key(model: Model, task: _Task) -> dict[str, Any]:

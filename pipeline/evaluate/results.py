@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +93,29 @@ class ResultsFolder:
         rows = self._comparisons().to_pylist()
         return [row for row in rows if (row["evaluation"], row["other"]) in pairs]
 
-    def holds(self, names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> bool:
-        """Whether the tables have all these evaluations, and comparisons of these pairs."""
+    def holds(
+        self, names: Sequence[str], pairs: Sequence[tuple[str, str]], drawn: Mapping[str, int]
+    ) -> bool:
+        """Whether the tables have these evaluations, and comparisons of these pairs.
+
+        Parameters
+        ----------
+        names, pairs
+            Names of evaluations, and of two each that are compared.
+        drawn
+            The `resamples` and the `seed` of the comparisons.
+        """
         path = self.root / "results.parquet"
         if not path.is_file():
             return False
         results = read_table(path, RESULTS)["evaluation"].unique().to_pylist()
-        return set(names) <= set(results) and set(pairs) <= _pairs(self._comparisons())
+        alike = [
+            row
+            for row in self._comparisons().select([*_PAIR, *drawn]).to_pylist()
+            if all(row[name] == value for name, value in drawn.items())
+        ]
+        there = {tuple(row[name] for name in _PAIR) for row in alike}
+        return set(names) <= set(results) and set(pairs) <= there
 
     def write(
         self,

@@ -6,7 +6,7 @@ batches of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,7 +114,7 @@ def labelled(
 
 
 def kept_apart(photos: pa.Table, split: pa.Table | None, share: float, seed: int) -> set[str]:
-    """Photos that nothing is learned from: a split's test photos, or those of some observers.
+    """Photos to measure on: a split's test photos, or those of some observers.
 
     Parameters
     ----------
@@ -136,6 +136,13 @@ def kept_apart(photos: pa.Table, split: pa.Table | None, share: float, seed: int
     return {
         photo for photo, name in zip(ids, who, strict=True) if draw(seed, "held out", name) < share
     }
+
+
+def by_the_same_observers(photos: pa.Table, some: Container[str]) -> set[str]:
+    """Some photos, and all others of whoever took them: nothing is learned from these."""
+    ids, who = photos["photo_id"].to_pylist(), observers(photos).to_pylist()
+    theirs = {name for photo, name in zip(ids, who, strict=True) if photo in some}
+    return {photo for photo, name in zip(ids, who, strict=True) if name in theirs}
 
 
 def epoch_order(

@@ -17,12 +17,19 @@ from manifests.schema import MITIGATIONS
 from manifests.tables import from_rows, replacing
 from pipeline.engine import LocalEngine
 from pipeline.mitigate.losses import Choices
-from pipeline.mitigate.photos import LabelledPhoto, batches, epoch_order, kept_apart, labelled
+from pipeline.mitigate.photos import (
+    LabelledPhoto,
+    batches,
+    by_the_same_observers,
+    epoch_order,
+    kept_apart,
+    labelled,
+)
 from pipeline.mitigate.training import Losses, Settings, Trainer, interpolated
 from pipeline.models import ModelSpec, load_model
 from pipeline.models.open_clip_family import OpenClipModel
 from pipeline.models.scoring import score_photos
-from pipeline.runs import load_scorer, options_of, spec_of
+from pipeline.runs import check_discoveries, load_scorer, options_of, spec_of
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
@@ -124,6 +131,7 @@ def _photos(
     workspace: Workspace, name: str, clusters: Sequence[int], parameters: MitigateParameters
 ) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
     """Photos to learn from, and those to measure on."""
+    check_discoveries(workspace, name)
     found = workspace.read(f"discoveries/{name}")
     chosen = found.filter(pc.is_in(found["cluster"], pa.array(list(clusters), pa.int32())))
     bad = {
@@ -135,7 +143,8 @@ def _photos(
     every = labelled(photos, workspace.read(f"regions/{name}"), bad, workspace.photos)
     split = workspace.read("split") if workspace.has("split") else None
     apart = kept_apart(photos, split, parameters.held_out, parameters.seed)
-    learn = [photo for photo in every if photo.photo_id not in apart]
+    unseen = by_the_same_observers(photos, apart)
+    learn = [photo for photo in every if photo.photo_id not in unseen]
     measure = [photo for photo in every if photo.photo_id in apart]
     if not learn or not measure:
         what = "learn from" if not learn else "measure on"

@@ -30,6 +30,7 @@ __all__ = [
     "DECODE_MARGIN",
     "FAMILIES",
     "OWN_CONFIGURATION",
+    "REDUCED_DECODING",
     "Model",
     "ModelOptions",
     "ModelSpec",
@@ -48,6 +49,9 @@ FAMILIES = {"open_clip": "pipeline.models.open_clip_family", "timm": "pipeline.m
 
 DECODE_MARGIN = 3
 """How much finer a photo is decoded than it is resized to, where that is reduced at all."""
+
+REDUCED_DECODING = ("decoded_at_least", "resized_by")
+"""What a description has beside the preprocessing where photos are decoded at a reduced scale."""
 
 _EXAMPLE = "open_clip:ViT-B-32-quickgelu:laion400m_e31"
 _PAPERS_TEMPLATE = "A photo of {}."
@@ -292,8 +296,8 @@ def decoding(options: ModelOptions, side: int, *, by_torch: bool) -> dict[str, i
     """
     if not options.reduced:
         return {}
-    resized_by = "torch" if by_torch else "pillow"
-    return {"decoded_at_least": DECODE_MARGIN * side, "resized_by": resized_by}
+    found = (DECODE_MARGIN * side, "torch" if by_torch else "pillow")
+    return dict(zip(REDUCED_DECODING, found, strict=True))
 
 
 def file_sha256(path: Path) -> str:

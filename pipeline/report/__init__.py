@@ -184,6 +184,9 @@ class _Tables:
         """What `cap discover` found of the run, if it was asked."""
         if not self._discovered:
             return None
+        from pipeline.runs import check_discoveries
+
+        check_discoveries(self.workspace, str(self.run))
         found, regions = (self.workspace.read(name) for name in self._discovered)
         said = self._read("confirmations")
         answers = [] if said is None else said.filter(pc.equal(said["run"], self.run)).to_pylist()
@@ -256,7 +259,7 @@ def _facts(tables: _Tables, mark: str, photos_per_group: int, progress: Progress
         else ()
     )
     rows = {row["photo_id"]: row for row in tables.photos.to_pylist()}
-    found = copies(tables.duplicates) if tables.duplicates is not None else None
+    found = copies(tables.duplicates, rows) if tables.duplicates is not None else None
     agreement = tables.agreement()
     store = tables.workspace.photos
     accuracies = {}

@@ -7,7 +7,7 @@ photo asked for has exactly one fate.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,17 +175,24 @@ def _rejections(annotations: pa.Table | None, rejected: set[str]) -> Counter[str
     return Counter(reason for photo_id, reason in pairs if photo_id in rejected)
 
 
-def copies(duplicates: pa.Table) -> Copies:
-    """How many photos repeat another; the examples are the near copies that differ most."""
+def copies(duplicates: pa.Table, photos: Container[str]) -> Copies:
+    """How many photos repeat another; the examples are the near copies that differ most.
+
+    Both of an example are among `photos`; a reference that a photo repeats may be no photo of ours.
+    """
     rows = duplicates.select(["photo_id", "relation", "keeper", "distance"]).to_pylist()
     found = {kind: [r for r in rows if r["relation"] == kind] for kind in ("exact", "near")}
     furthest = sorted(found["near"], key=lambda r: (-(r["distance"] or 0), r["photo_id"]))
+    shown = [
+        row
+        for row in [*furthest, *found["exact"]]
+        if row["photo_id"] in photos and row["keeper"] in photos
+    ]
     return Copies(
         exact=len(found["exact"]),
         near=len(found["near"]),
         examples=tuple(
-            (row["photo_id"], row["keeper"], row["distance"])
-            for row in [*furthest, *found["exact"]][:_EXAMPLES]
+            (row["photo_id"], row["keeper"], row["distance"]) for row in shown[:_EXAMPLES]
         ),
     )
 
