@@ -44,6 +44,8 @@ class Candidate:
     ----------
     suggested
         Background to suggest, or None.
+    predicted
+        Background that a model predicts, whether it is shown or withheld.
     """
 
     photo_id: str
@@ -52,6 +54,7 @@ class Candidate:
     class_index: int
     class_name: str
     suggested: str | None = None
+    predicted: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,8 @@ def in_order(
         chance = draw(plan.seed, "order", candidate.sha256)
         if plan.order != "suggestion":
             return 0, "", chance
-        suggested = candidate.suggested or ""
+        # By what is withheld too, which would else come first or last.
+        suggested = candidate.predicted or candidate.suggested or ""
         return -wanted.get((candidate.class_index, suggested), 0), suggested, chance
 
     waiting: defaultdict[int, list[Candidate]] = defaultdict(list)

@@ -64,7 +64,7 @@ class Address:
         Raises
         ------
         CapError
-            If there is no token.
+            If there is no token, or what is there cannot be one.
         """
         url = os.environ.get("LABEL_STUDIO_URL") or "http://127.0.0.1:8080"
         key = os.environ.get("LABEL_STUDIO_API_KEY", "").strip()
@@ -73,6 +73,9 @@ class Address:
                 f"Label Studio at {url} asks for a token; set LABEL_STUDIO_API_KEY to the one that "
                 "`cap annotate serve` told, or to the one on your account page there"
             )
+            raise CapError(msg)
+        if not key.isascii():
+            msg = "LABEL_STUDIO_API_KEY is no token: it has a character that no token has"
             raise CapError(msg)
         if not url.startswith(("http://", "https://")):
             msg = f"LABEL_STUDIO_URL is {url!r}; it begins with http:// or https://"
@@ -203,26 +206,35 @@ def connect(address: Address) -> Iterator[Client]:
         If the server does not answer or refuses the token.
     """
     import httpx
-    from label_studio_sdk.base_client import LabelStudioBase
 
-    # `LabelStudio` adds exports and label interfaces to this base, and takes half a second more to
-    # import. The SDK follows no proxy rules of its own; httpx reads the usual variables.
+    # The SDK follows no proxy rules of its own; httpx reads the usual variables.
     with httpx.Client(timeout=_TIMEOUT_SECONDS, follow_redirects=True) as http:
-        sdk: Any = LabelStudioBase(base_url=address.url, api_key=address.key, httpx_client=http)
-        client = Client(address, sdk, http)
+        client = Client(address, http)
         with client.explained("sign in"):
-            client.me = str(sdk.users.whoami().email)
+            client.sign_in()
         yield client
 
 
 class Client:
     """A server that has accepted the token; made by `connect`."""
 
-    def __init__(self, address: Address, sdk: Any, http: httpx.Client) -> None:
+    def __init__(self, address: Address, http: httpx.Client) -> None:
         self.address = address
         self.me = ""
-        self._sdk = sdk
+        self._sdk: Any = None
         self._http = http
+
+    def sign_in(self) -> None:
+        """Show the token to the server."""
+        # `LabelStudio` adds exports and label interfaces to this base, and takes half a second more
+        # to import.
+        from label_studio_sdk.base_client import LabelStudioBase
+
+        address = self.address
+        self._sdk = LabelStudioBase(
+            base_url=address.url, api_key=address.key, httpx_client=self._http
+        )
+        self.me = str(self._sdk.users.whoami().email)
 
     @contextlib.contextmanager
     def explained(self, what: str) -> Iterator[None]:
@@ -244,6 +256,12 @@ class Client:
             raise CapError(msg) from error
         except ApiError as error:
             raise CapError(self._told(error, what)) from error
+        except json.JSONDecodeError as error:
+            msg = (
+                f"what answers at {url} is not Label Studio, perhaps a proxy before it while it "
+                "starts; run the same command again"
+            )
+            raise CapError(msg) from error
 
     def _told(self, error: Any, what: str) -> str:
         url = self.address.url

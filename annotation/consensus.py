@@ -30,8 +30,10 @@ def _majority(values: Sequence[Hashable]) -> tuple[Hashable] | None:
 
 
 def _settle_photo(photo_id: str, answers: Sequence[Answer]) -> Answer | None:
-    adjudicated = [a for a in answers if a["round"] == "adjudication"]
-    decided = [a for a in adjudicated or answers if a["decision"] != "skip"]
+    # Who skips a photo has not decided, in either round.
+    every = [a for a in answers if a["decision"] != "skip"]
+    adjudicated = [a for a in every if a["round"] == "adjudication"]
+    decided = adjudicated or every
     if not decided:
         return None
     decision = _majority([a["decision"] for a in decided])

@@ -96,7 +96,10 @@ def hear(
             if ids is None:
                 heard.unknown.add(task.photo_id or f"task {key} of {project.title!r}")
                 ids = [task.photo_id] if task.photo_id else []
-            heard.live.update((project.mark.uid, photo_id) for photo_id in ids)
+            # A photo that has another id by now was heard under its earlier one.
+            heard.live.update(
+                (project.mark.uid, photo_id) for photo_id in {*ids, task.photo_id} if photo_id
+            )
             for answer in task.answers:
                 try:
                     given, own = kind.read(answer, task, project)

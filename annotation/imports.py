@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from annotation.labels import refuse_doubled, settle_labels
 from annotation.parameters import ImportParameters
@@ -142,6 +143,29 @@ def _check_unknown(unknown: Sequence[str], tags: PhotoRows, *, skip: bool) -> No
         raise CapError(msg)
 
 
+def _refuse_namesake(workspace: Workspace, annotations: pa.Table, name: str) -> None:
+    """Refuse a file of the same name as an earlier one, but with other people's other answers.
+
+    Raises
+    ------
+    CapError
+        If its rows would take the place of theirs.
+    """
+    if not workspace.has("annotations"):
+        return
+    standing = workspace.read("annotations")
+    earlier = standing.filter(pc.equal(standing["source"], f"import:{name}"))
+    before, after = (set(table["annotator"].to_pylist()) for table in (earlier, annotations))
+    said = ["photo_id", "decision", "background"]
+    answers = [sorted(map(str, t.select(said).to_pylist())) for t in (earlier, annotations)]
+    if before and not before & after and answers[0] != answers[1]:
+        msg = (
+            f"an earlier {name} has the answers of {', '.join(sorted(before))}, which these of "
+            f"{', '.join(sorted(after))} would replace; give this file another name"
+        )
+        raise CapError(msg)
+
+
 def import_tags(workspace: Workspace, parameters: ImportParameters, progress: Progress) -> Outcome:
     """Bring a file's tags into `annotations` and settle `labels` from all annotations."""
     del progress
@@ -156,6 +180,7 @@ def import_tags(workspace: Workspace, parameters: ImportParameters, progress: Pr
     _check_unknown(unknown, tags, skip=parameters.skip_unknown)
     advice = f"name whoever made {tags.name} with --annotator"
     refuse_doubled(workspace, annotations, f"import:{tags.name}", advice)
+    _refuse_namesake(workspace, annotations, tags.name)
     job = Job(
         table="annotations",
         stage="annotate import",

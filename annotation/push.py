@@ -64,7 +64,9 @@ def _check(parameters: PushParameters) -> None:
         if not 0 <= value <= 1:
             msg = f"--{name} is a fraction from 0 to 1, not {value}"
             raise CapError(msg)
+    # An adjudicator decides alone.
     wanted = max(parameters.overlap, 2 if parameters.share else 1)
+    wanted = 1 if parameters.adjudicate else wanted
     if people and wanted > people:
         msg = f"{wanted} people are wanted for a photo, and --annotators names {people}"
         raise CapError(msg)
@@ -184,13 +186,16 @@ class _Sending:
             del mirror.tasks[key]
 
     def _limited(self, given: Mapping[str, list[Candidate]]) -> dict[str, list[Candidate]]:
-        left = self.inquiry.limit
-        if left is None:
+        if self.inquiry.limit is None:
             return dict(given)
-        kept = {}
-        for batch, candidates in given.items():
-            kept[batch] = candidates[:left]
-            left -= len(kept[batch])
+        # The first by need, each for all who are to be asked about it.
+        there = {candidate.sha256 for own in given.values() for candidate in own}
+        order = [question.candidate.sha256 for question in self.inquiry.questions]
+        first = set([sha256 for sha256 in order if sha256 in there][: self.inquiry.limit])
+        kept = {
+            batch: [candidate for candidate in candidates if candidate.sha256 in first]
+            for batch, candidates in given.items()
+        }
         return {batch: candidates for batch, candidates in kept.items() if candidates}
 
     def _send(self, project: Project, mirror: Mirror, questions: Sequence[Question]) -> int:

@@ -157,7 +157,8 @@ def labelling(workspace: Workspace, parameters: PushParameters) -> Inquiry:
         parameters.seed,
     )
     by_digest = {question.candidate.sha256: question for question in questions}
-    candidates = [question.candidate for question in questions]
+    # Photos with the same bytes are one question.
+    candidates = [question.candidate for question in by_digest.values()]
     ordered = _in_order(workspace, candidates, have, plan, parameters.min_photos)
     return Inquiry(
         round="adjudication" if adjudicate else "first",
@@ -200,12 +201,13 @@ def _questions(
         )
         if not wanted:
             continue
-        suggested = suggestions.get(row["photo_id"])
+        predicted = suggestions.get(row["photo_id"])
+        suggested = predicted
         if draw(parameters.seed, "suggest", row["sha256"]) < parameters.without_suggestion:
             suggested = None
         asked.append(
             labelling_question(
-                Candidate(**row, suggested=suggested),
+                Candidate(**row, suggested=suggested, predicted=predicted),
                 definitions[row["class_index"]] if definitions else "",
                 _told(dispute[row["photo_id"]]) if parameters.adjudicate else None,
             )

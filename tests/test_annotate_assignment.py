@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 
 import hypothesis.strategies as st
 from hypothesis import given
@@ -132,3 +133,15 @@ def test_photos_of_a_class_can_come_by_suggested_background():
     photos = [candidate(n, 0, ("sky", "grass", None)[n % 3]) for n in range(9)]
     ordered = in_order(photos, {}, Plan(order="suggestion"))
     assert [photo.suggested for photo in ordered] == [None] * 3 + ["grass"] * 3 + ["sky"] * 3
+
+
+def test_a_withheld_suggestion_has_the_place_that_it_would_have_had_if_shown():
+    shown = [
+        Candidate(f"{n}", f"{n:064d}", "", 0, "lion", name, name)
+        for n, name in enumerate(["sky", "grass", "rock"] * 4)
+    ]
+    withheld = [replace(photo, suggested=None) for photo in shown[::2]] + shown[1::2]
+    plan = Plan(order="suggestion")
+    wanted = {(0, "rock"): 4, (0, "sky"): 2}
+    ordered = [photo.photo_id for photo in in_order(withheld, {}, plan, wanted)]
+    assert ordered == [photo.photo_id for photo in in_order(shown, {}, plan, wanted)]

@@ -126,6 +126,20 @@ def test_two_files_are_two_annotators_and_a_new_file_of_one_replaces_its_tags(co
         tagged(collected, other, "path,background\nlion/0.jpg,rock\n", annotator="ann")
 
 
+def test_a_file_of_the_same_name_does_not_take_the_place_of_another_persons(collected, tmp_path):
+    for name in ("ann", "bob"):
+        (tmp_path / name).mkdir()
+    tags = "path,background\nlion/0.jpg,grass\n"
+    tagged(collected, tmp_path / "ann" / "tags.csv", tags, annotator="ann")
+    other = tmp_path / "bob" / "tags.csv"
+    message = r"an earlier tags.csv has the answers of ann, which these of bob would replace"
+    with pytest.raises(CapError, match=message):
+        tagged(collected, other, tags.replace("grass", "rock"), annotator="bob")
+    # The same answers are ann's own, under another name.
+    tagged(collected, other, tags, annotator="Ann")
+    assert collected.read("annotations")["annotator"].to_pylist() == ["Ann"]
+
+
 def answer(annotator: str, background: str | None, decision: str = "keep", **more) -> dict:
     return {
         "photo_id": "a",
@@ -171,3 +185,10 @@ def test_an_adjudication_wins_over_the_first_answers():
     assert label["background"] == "sky"
     assert label["settled_by"] == "adjudication"
     assert label["agreement"] == pytest.approx(1 / 3)
+
+
+def test_an_adjudicator_who_skips_leaves_it_to_the_first_answers():
+    first = [answer("a", "grass"), answer("b", "grass")]
+    skipped = answer("d", None, "skip", round="adjudication")
+    (label,) = settle(from_rows([*first, skipped], ANNOTATIONS.schema))
+    assert (label["background"], label["settled_by"]) == ("grass", "majority")
