@@ -35,6 +35,7 @@ __all__ = [
     "open_array",
     "open_image",
     "open_upright",
+    "printable",
     "stored_path",
 ]
 
@@ -298,6 +299,11 @@ def has_location(data: bytes) -> bool:
         return False
 
 
+def printable(text: str) -> str:
+    """A file name as text; bytes that are no UTF-8 are spelled out."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def stored_path(sha256: str, photo_format: str) -> str:
     """Path of a photo below the workspace: `photos/ab/abcdef….jpg`."""
     return f"photos/{sha256[:2]}/{sha256}{_SUFFIXES[photo_format]}"
@@ -335,7 +341,8 @@ class PhotoStore:
         try:
             os.link(file, target)
         except FileExistsError:
-            pass
+            if target.stat().st_size != file.stat().st_size:
+                write_bytes(target, file.read_bytes())
         except OSError:
             write_bytes(target, file.read_bytes())
         return path

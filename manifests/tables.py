@@ -263,6 +263,9 @@ def _opened(path: Path, spec: TableSchema) -> Iterator[pq.ParquetFile]:
         msg = f"there is no {spec.name} table ({path.name})"
         raise TableError(msg) from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            msg = f"{path} cannot be read ({os.strerror(error.errno)})"
+            raise TableError(msg) from error
         reason = str(error).splitlines()[0]
         msg = f"{path} is not a whole Parquet file ({reason}); remove it and run its stage again"
         raise TableError(msg) from error

@@ -33,7 +33,10 @@ class CommaList(click.ParamType[tuple[str, ...]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
         del param, ctx
-        parts = value.split(",") if isinstance(value, str) else value
+        if isinstance(value, str):
+            value = value.split(",")
+        # A file may have a single number where a list is meant.
+        parts = value if isinstance(value, list | tuple) else [value]
         return tuple(str(part).strip() for part in parts if str(part).strip())
 
 

@@ -61,7 +61,7 @@ class CollectParameters:
         (), "classes to collect, separated by commas [default: all]", kind="list", metavar="A,B"
     )
     per_class: int | None = option(
-        None, "at most N photos of a class [default: all of a folder, else 500]", metavar="N"
+        None, "at most N photos of a class [default: all of a folder, else 500]", kind="positive"
     )
     workers: int | None = option(None, "processes [default: one per core]", kind="natural")
     licenses: tuple[str, ...] = option(
@@ -340,7 +340,7 @@ class EvaluateParameters:
         "processes that decode beside the model [default: by cores, on a CPU none]",
         kind="natural",
     )
-    resamples: int = option(1000, "bootstrap resamples behind the intervals", metavar="N")
+    resamples: int = option(1000, "bootstrap resamples behind the intervals", kind="positive")
     seed: int = option(0, "seed of the bootstrap", kind="natural")
     out: str | None = option(
         None,

@@ -13,7 +13,7 @@ import pytest
 from conftest import save_photo
 
 from manifests.errors import CapError, UnknownNameError
-from manifests.photos import has_location, open_image, open_upright
+from manifests.photos import has_location, inspect_photo, open_image, open_upright
 from manifests.progress import Progress
 from manifests.workspace import Workspace
 from pipeline.collect import collect
@@ -183,6 +183,26 @@ def test_a_wrong_licence_in_the_metadata_names_its_line(workspace, animals):
     (animals / "metadata.csv").write_text("file_name,license\nlion/0.jpg,cc-by\nlion/1.jpg,mine\n")
     with pytest.raises(CapError, match=r"metadata\.csv, line 3: no licence 'mine'"):
         collected(workspace, animals)
+
+
+def test_metadata_in_another_encoding_is_one_line(workspace, animals):
+    (animals / "metadata.csv").write_bytes(
+        "file_name,creator\nlion/0.jpg,Müller\n".encode("cp1252")
+    )
+    with pytest.raises(CapError, match=r"metadata.csv is no text table in UTF-8"):
+        collected(workspace, animals)
+
+
+def test_a_stored_file_that_was_cut_short_is_replaced(workspace, animals):
+    file = animals / "lion" / "0.jpg"
+    store, data = workspace.photos, file.read_bytes()
+    facts = inspect_photo(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    target = workspace.root / store.adopt(file, sha256, facts)
+    target.unlink()
+    target.write_bytes(data[:50])
+    store.adopt(file, sha256, facts)
+    assert target.read_bytes() == data
 
 
 def test_the_table_is_fresh_until_a_file_changes(workspace, animals):

@@ -154,8 +154,10 @@ def split_known(
     """
     known = _known(workspace, permanent=permanent)
     position = pc.index_in(listing["photo_id"], known["photo_id"].combine_chunks())
-    same = pc.equal(listing["url"], known["url"].take(position))
-    there = pc.fill_null(same, False)
+    # Of what has no address, that is the same too.
+    addresses = (listing["url"], known["url"].take(position))
+    same = pc.equal(*(pc.fill_null(column, "") for column in addresses))
+    there = pc.and_(pc.is_valid(position), same)
     ready, found = listing.filter(there), known.take(position.filter(there))
     columns = {
         **{name: ready[name] for name in ready.column_names},

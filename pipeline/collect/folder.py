@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.errors import CapError, PhotoError, UnknownNameError
-from manifests.photos import PhotoStore, inspect_photo
+from manifests.photos import PhotoStore, inspect_photo, printable
 from manifests.schema import PHOTOS
 from manifests.tables import from_rows
 from manifests.vocabulary import LabelSpace, resolve_license
@@ -69,11 +69,6 @@ class Listing:
     digest: str
 
 
-def _printable(text: str) -> str:
-    """A file name as text; bytes that are no UTF-8 are spelled out."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def _class_folders(root: Path, labels: LabelSpace) -> dict[int, list[Path]]:
     """Folders below ROOT by the class that their name means."""
     found: dict[int, list[Path]] = {}
@@ -82,7 +77,7 @@ def _class_folders(root: Path, labels: LabelSpace) -> dict[int, list[Path]]:
         if not folder.is_dir() or folder.name.startswith("."):
             continue
         try:
-            found.setdefault(labels.index_of(_printable(folder.name)), []).append(folder)
+            found.setdefault(labels.index_of(printable(folder.name)), []).append(folder)
         except UnknownNameError as error:
             unknown.append(str(error))
     if unknown:
@@ -102,7 +97,7 @@ def _chosen_folders(
     for folder in sorted(root.iterdir()):
         if folder.is_dir() and not folder.name.startswith("."):
             try:
-                index = labels.index_of(_printable(folder.name))
+                index = labels.index_of(printable(folder.name))
             except UnknownNameError:
                 continue
             if index in wanted:
@@ -152,7 +147,7 @@ def list_folder(root: Path, labels: LabelSpace, parameters: CollectParameters) -
     for index, folders in _chosen_folders(root, labels, parameters.classes).items():
         files = sorted(pair for folder in folders for pair in _files(folder, root))
         for file, error in files[: parameters.per_class]:
-            relative = _printable(file.relative_to(root).as_posix())
+            relative = printable(file.relative_to(root).as_posix())
             photos.append(
                 Photo(os.fspath(file.relative_to(root)), index, labels.names[index], error)
             )
@@ -163,7 +158,7 @@ def list_folder(root: Path, labels: LabelSpace, parameters: CollectParameters) -
         raise CapError(msg)
     metadata = root / METADATA
     digest.update(metadata.read_bytes() if metadata.is_file() else b"")
-    photos.sort(key=lambda photo: _printable(photo.relative))
+    photos.sort(key=lambda photo: printable(photo.relative))
     return Listing(root, tuple(photos), digest.hexdigest())
 
 
@@ -189,17 +184,22 @@ def read_metadata(root: Path) -> dict[str, dict[str, Any]]:
     Raises
     ------
     CapError
-        If a line names a licence that is not known or a time that is not ISO 8601.
+        If it is no table in UTF-8, or a line names a licence that is not known or a time that is
+        not ISO 8601.
     """
     path = root / METADATA
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8-sig", newline="") as handle:
-        reader = csv.DictReader(handle)
-        if "file_name" not in (reader.fieldnames or ()):
-            msg = f"{path} needs a column 'file_name' with paths below {root}"
-            raise CapError(msg)
-        return {row["file_name"]: _metadata_row(row, reader.line_num) for row in reader}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle)
+            if "file_name" not in (reader.fieldnames or ()):
+                msg = f"{path} needs a column 'file_name' with paths below {root}"
+                raise CapError(msg)
+            return {row["file_name"]: _metadata_row(row, reader.line_num) for row in reader}
+    except (UnicodeDecodeError, csv.Error) as error:
+        msg = f"{path} is no text table in UTF-8 ({error})"
+        raise CapError(msg) from error
 
 
 def _collect_one(photo: Photo, root: Path, store: PhotoStore) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def _row(photo: Photo, columns: dict[str, Any], described: Mapping[str, Any]) ->
     return {
         "license": "unknown",
         **described,
-        "photo_id": f"folder:{_printable(photo.relative)}",
+        "photo_id": f"folder:{printable(photo.relative)}",
         "source": "folder",
         "class_index": photo.class_index,
         "class_name": photo.class_name,
@@ -273,7 +273,7 @@ def _collect_batches(
         for index, photos in run.batches(listing.photos, _BATCH, progress):
             columns = engine.map(collect_one, photos)
             rows = [
-                _row(photo, found, metadata.get(_printable(photo.relative), {}))
+                _row(photo, found, metadata.get(printable(photo.relative), {}))
                 for photo, found in zip(photos, columns, strict=True)
             ]
             run.save(index, from_rows(rows, PHOTOS.schema))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -81,9 +82,12 @@ def check_parameters(parameters: CollectParameters) -> None:
         msg = f"--observer-share is {parameters.observer_share:g}; it must be from 0 to 1"
         raise CapError(msg)
     for name in ("gb_per_hour", "gb_per_day"):
-        if getattr(parameters, name) <= 0:
-            msg = f"--{name.replace('_', '-')} must be above 0"
+        if not 0 < getattr(parameters, name) < math.inf:
+            msg = f"--{name.replace('_', '-')} must be above 0 and finite"
             raise CapError(msg)
+    if parameters.refresh and parameters.dry_run:
+        msg = "--refresh cannot be tried with --dry-run; leave out one of the two"
+        raise CapError(msg)
     if "@" in parameters.tables.partition("://")[2]:
         msg = "--tables must not hold a name or a password; they would end up in receipts"
         raise CapError(msg)

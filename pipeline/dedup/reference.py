@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.errors import CapError, PhotoError
+from manifests.photos import printable
 from manifests.schema import DUPLICATES
 from manifests.tables import read_table, table_digest, whole
 from pipeline.engine import LocalEngine
@@ -66,7 +67,7 @@ def _from_folder(root: Path, workers: int | None, known: Known, progress: Progre
         made = _mapped(engine, _hash_file, some, "reference photos", progress)
     for position, found in zip(new, made, strict=True):
         hashes[position] = found
-    names = [f"against:{file.relative_to(root).as_posix()}" for file in files]
+    names = [f"against:{printable(file.relative_to(root).as_posix())}" for file in files]
     photos = pa.table([names, digests, hashes], schema=_SCHEMA)
     known.add_hashes(photos.take(pa.array(new, pa.int64())).select(["sha256", "phash"]))
     photos = photos.filter(pc.is_valid(photos["phash"]))
