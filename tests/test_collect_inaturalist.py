@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import signal
@@ -228,6 +229,8 @@ def test_a_taxon_that_is_not_known_is_said_and_left_out(study):
         ({"tables": "https://ann:secret@127.0.0.1/"}, "--tables must not hold a name"),
         ({"licenses": ("mine",)}, "no licence 'mine'"),
         ({"refresh": True}, "no photos were collected from inaturalist yet"),
+        ({"refresh": True, "dry_run": True}, "leave out one of the two"),
+        ({"gb_per_day": math.inf}, "--gb-per-day must be above 0 and finite"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(study, options, message):
