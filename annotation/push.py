@@ -65,8 +65,8 @@ def _check(parameters: PushParameters) -> None:
             msg = f"--{name} is a fraction from 0 to 1, not {value}"
             raise CapError(msg)
     # An adjudicator decides alone.
-    wanted = max(parameters.overlap, 2 if parameters.share else 1)
-    wanted = 1 if parameters.adjudicate else wanted
+    several = max(parameters.overlap, 2 if parameters.share else 1)
+    wanted = 1 if parameters.adjudicate else several
     if people and wanted > people:
         msg = f"{wanted} people are wanted for a photo, and --annotators names {people}"
         raise CapError(msg)

@@ -158,8 +158,8 @@ def earlier(history: Path, on: str) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     if not history.exists():
         return found
-    for line in history.read_text("utf-8").splitlines():
-        run = json.loads(line)
+    for text in history.read_text("utf-8").splitlines():
+        run = json.loads(text)
         if run["machine"] == on and not run["short"]:
             for name, value in (run["figures"] | run["rates"]).items():
                 found.setdefault(name, []).append(value)
