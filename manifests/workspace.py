@@ -66,6 +66,8 @@ _WRITERS = {
 }
 
 _PARTS_AT_MOST = 200
+_NOTE = "job.json"
+"""In a run's folder: whose rows it makes, when it began, and how many items its batches have."""
 
 Item = TypeVar("Item")
 
@@ -172,6 +174,16 @@ class Outcome:
     fresh: bool = False
 
 
+def _source_of(run: Path) -> str | None:
+    """The source whose rows a run was to replace; None where that is not written down."""
+    try:
+        note = json.loads((run / _NOTE).read_bytes())
+    except FileNotFoundError:
+        return None
+    source: str | None = note.get("source")
+    return source
+
+
 class Run:
     """One stage at work on one table; made by `Workspace.begin`."""
 
@@ -194,7 +206,8 @@ class Run:
     def start(self) -> None:
         """Note the time at which the work first began; a resumed run keeps it."""
         if not self._note.exists():
-            write_bytes(self._note, _json({"started_at": now().isoformat()}))
+            begun = {"source": self.job.source, "started_at": now().isoformat()}
+            write_bytes(self._note, _json(begun))
         self._count("attempts")
 
     @property
@@ -204,7 +217,7 @@ class Run:
 
     @property
     def _note(self) -> Path:
-        return self._parts / "job.json"
+        return self._parts / _NOTE
 
     def _count(self, event: str) -> None:
         # One byte per event: appending survives a kill, and its size is the count.
@@ -285,13 +298,25 @@ class Run:
         write_validated(workspace.table_path(job.table), rows, spec)
         receipt = self._receipt(rows, sources)
         write_bytes(workspace.receipt_path(job.table), _json(asdict(receipt)))
+        self._drop_batches()
+        return receipt
+
+    def _drop_batches(self) -> None:
+        """Remove the batches of this run, and what earlier runs of its source have left."""
+        parts = self.workspace.parts_folder(self.job.table)
         # Under another name first: what a kill leaves of it is no batch of a later run.
-        parts = workspace.parts_folder(job.table)
         done = parts.with_name(f"{parts.name}.done")
         shutil.rmtree(done, ignore_errors=True)
-        parts.rename(done)
+        done.mkdir()
+        others = False
+        for run in list(parts.iterdir()):
+            if run == self._parts or _source_of(run) in {None, self.job.source}:
+                run.rename(done / run.name)
+            else:
+                others = True
+        if not others:
+            parts.rmdir()
         shutil.rmtree(done)
-        return receipt
 
     def _with_other_sources(self, rows: pa.Table) -> pa.Table:
         if not self.workspace.has(self.job.table):

@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import zlib
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,7 @@ def test_every_kind_of_bad_file_becomes_a_failed_row_with_its_reason(workspace, 
     save_photo(tmp_path / "elsewhere.jpg", 3)
     (lions / "outside.jpg").symlink_to(tmp_path / "elsewhere.jpg")
     (lions / "gone.jpg").symlink_to(lions / "nothing.jpg")
+    (lions / "ring.jpg").symlink_to(lions / "ring.jpg")
     os.mkfifo(lions / "pipe.jpg")
     (lions / ".DS_Store").write_text("")
     rows = collected(workspace, tmp_path / "root")
@@ -114,6 +116,7 @@ def test_every_kind_of_bad_file_becomes_a_failed_row_with_its_reason(workspace, 
         "drawing.gif": "format GIF is not accepted",
         "outside.jpg": "leads out of the root folder",
         "gone.jpg": "cannot be read: No such file",
+        "ring.jpg": "a link that leads to itself",
         "pipe.jpg": "no regular file",
     }
     assert errors.pop("good.jpg") is None
@@ -134,6 +137,64 @@ def test_a_photo_with_broken_exif_data_is_read_as_it_lies(workspace, tmp_path, n
     assert not has_location(file.read_bytes())
     assert open_upright(file).size == open_image(file).size == (96, 72)
     assert phash(file) == phash(save_photo(tmp_path / name, 1))
+
+
+@pytest.fixture
+def nobody(tmp_path):
+    """A context in which this process may read what others may read, and no more."""
+
+    @contextmanager
+    def become():
+        for folder in (tmp_path, *tmp_path.parents[:2]):
+            folder.chmod(0o711)
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    if os.geteuid():
+        return nullcontext
+    return become
+
+
+def test_what_may_not_be_read_is_told_and_tried_again(workspace, animals, nobody):
+    locked, shut = animals / "lion" / "0.jpg", animals / "ice bear" / "shut"
+    save_photo(shut / "a.jpg", 1)
+    locked.chmod(0)
+    shut.chmod(0)
+    for folder in (workspace.root, *(p for p in workspace.root.rglob("*") if p.is_dir())):
+        folder.chmod(0o777)
+    with nobody():
+        rows = collected(workspace, animals)
+    assert rows["lion/0.jpg"]["error"] == "cannot be read: Permission denied"
+    assert rows["ice bear/shut"]["error"] == "a folder that cannot be listed: Permission denied"
+    assert sum(row["status"] == "ok" for row in rows.values()) == 11
+    shut.chmod(0o755)
+    rows = collected(workspace, animals)
+    assert rows["ice bear/shut/a.jpg"]["status"] == "ok"
+
+
+def test_only_what_failed_for_a_reason_that_may_pass_is_read_again(
+    workspace, animals, nobody, monkeypatch
+):
+    locked = animals / "lion" / "0.jpg"
+    (animals / "lion" / "text.jpg").write_text("no photo")
+    locked.chmod(0)
+    for folder in (workspace.root, *(p for p in workspace.root.rglob("*") if p.is_dir())):
+        folder.chmod(0o777)
+    with nobody():
+        collected(workspace, animals)
+    locked.chmod(0o644)
+    read = []
+    monkeypatch.setattr(
+        "pipeline.collect.folder.inspect_photo",
+        lambda data: read.append(data) or inspect_photo(data),
+    )
+    rows = collected(workspace, animals)
+    assert read == [locked.read_bytes()]
+    assert sum(row["status"] == "ok" for row in rows.values()) == 12
+    assert collect(workspace, CollectParameters(root=str(animals), workers=1), Progress()).fresh
 
 
 def test_a_class_folder_that_links_elsewhere_is_not_followed(workspace, animals, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 
+import pyarrow.parquet as pq
 import pytest
 from catalogues import body, photo_catalogue
 from conftest import cap
@@ -11,7 +13,7 @@ from open_data_tables import observation, photo, write_tables
 
 from manifests.errors import CapError
 from manifests.progress import Progress
-from manifests.workspace import Workspace
+from manifests.workspace import Run, Workspace
 from pipeline.collect import collect
 from pipeline.collect.refresh import checked
 from pipeline.demo.server import Fault, Faults, LocalINaturalist, ServerSettings
@@ -124,6 +126,55 @@ def test_a_photo_that_the_api_gave_already_stays_one_row_and_is_not_fetched_agai
     again = Counter(r.photo_id for r in server.log.records if r.photo_id) - asked
     # Only the one that failed is asked for, by a person who collects anew.
     assert again == {5: 1}
+
+
+@contextmanager
+def stopping_after_a_batch(monkeypatch):
+    """Whatever runs in here is interrupted as soon as one batch is saved."""
+    save = Run.save
+
+    def save_and_stop(self, index, rows):
+        save(self, index, rows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", save_and_stop)
+        yield
+
+
+def test_a_collect_that_was_stopped_goes_on_after_another_source(
+    study, tables, server, monkeypatch
+):
+    (study.root / "space.csv").write_text("name,taxon\nlynx,Bufo bufo|Lynx lynx\n")
+    study = Workspace(study.root)
+    api = CollectParameters(source="inaturalist", api_url=server.api_url, workers=1)
+    monkeypatch.setattr("pipeline.collect.fetching._BATCH", 2)
+    with stopping_after_a_batch(monkeypatch), pytest.raises(KeyboardInterrupt):
+        collect(study, api, Progress())
+    (part,) = study.parts_folder("photos").glob("*/00000.parquet")
+    saved = pq.read_table(part)["photo_id"].to_pylist()
+    run(study, tables, server, per_class=3)
+    before = Counter(r.photo_id for r in server.log.records)
+    collect(study, api, Progress())
+    asked = Counter(r.photo_id for r in server.log.records) - before
+    assert Counter(study.read("photos")["source"].to_pylist()) == {"inaturalist": 5}
+    assert len(saved) == 2
+    assert not {int(name.partition(":")[2]) for name in saved} & set(asked)
+
+
+def test_a_refresh_that_was_stopped_goes_on_after_another_source_took_photos_over(
+    study, tables, server, monkeypatch
+):
+    (study.root / "space.csv").write_text("name,taxon\nlynx,Bufo bufo|Lynx lynx\n")
+    study = Workspace(study.root)
+    run(study, tables, server)
+    monkeypatch.setattr("pipeline.collect.refresh.IDS_PER_REQUEST", 2)
+    with stopping_after_a_batch(monkeypatch), pytest.raises(KeyboardInterrupt):
+        run(study, tables, server, refresh=True)
+    api = CollectParameters(source="inaturalist", api_url=server.api_url, per_class=2, workers=1)
+    collect(study, api, Progress())
+    run(study, tables, server, refresh=True)
+    assert Counter(study.read("photos")["source"].to_pylist()) == {"inaturalist": 2, "open-data": 3}
 
 
 def test_what_is_left_out_is_said(study, tmp_path, server):

@@ -218,6 +218,28 @@ def test_a_run_replaces_only_the_rows_of_its_own_source(workspace: Workspace):
     assert workspace.begin(again).fresh
 
 
+def test_a_commit_leaves_the_batches_of_other_sources_alone(workspace: Workspace):
+    def union(source: str, listing: str) -> Job:
+        return job(table="photos", stage="collect", source=source, inputs={"listing": listing})
+
+    def begin(source: str, listing: str) -> tuple[Run, pa.Table]:
+        run = workspace.begin(union(source, listing))
+        run.open_batches(["a"], 1)
+        return run, from_rows([photo(f"{source}:a", source)], PHOTOS.schema)
+
+    for source, listing in (("inaturalist", "old"), ("inaturalist", "new")):
+        stopped, rows = begin(source, listing)
+        stopped.save(0, rows)
+    folder, rows = begin("folder", "own")
+    folder.commit(rows)
+    again = workspace.begin(union("inaturalist", "new"))
+    assert again.open_batches(["a"], 1) == []
+    again.commit(again.saved())
+    assert workspace.read("photos")["photo_id"].to_pylist() == ["folder:a", "inaturalist:a"]
+    # What an earlier run of the same source had left goes too.
+    assert not workspace.parts_folder("photos").exists()
+
+
 def test_a_receipt_tells_what_the_table_was_made_from(workspace: Workspace):
     work(workspace.begin(job(seed=3)))
     receipt = json.loads(workspace.receipt_path("duplicates").read_text())

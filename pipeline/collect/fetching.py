@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from manifests.progress import Progress
     from manifests.workspace import Run, Workspace
 
-__all__ = ["fetch_listing", "split_known"]
+__all__ = ["fetch_listing", "known_rows"]
 
 _BATCH = 256
 _SMALLEST_SIDE = 32
@@ -144,13 +144,13 @@ def _known(workspace: Workspace, *, permanent: bool) -> pa.Table:
     return known.select(["photo_id", "url", *_FETCHED]).filter(good)
 
 
-def split_known(
+def known_rows(
     workspace: Workspace, listing: pa.Table, source: str, *, permanent: bool
-) -> tuple[pa.Table, pa.Table]:
-    """Rows of `photos` for what the workspace has of a listing, and the listing of the others.
+) -> pa.Table:
+    """Rows of `photos` for what the workspace has of a listing, in the order of the listing.
 
     What it has is told by id and address. With `permanent`, photos that can never be had are among
-    it. Both are in the order of the listing.
+    it.
     """
     known = _known(workspace, permanent=permanent)
     position = pc.index_in(listing["photo_id"], known["photo_id"].combine_chunks())
@@ -164,8 +164,7 @@ def split_known(
         **{name: found[name] for name in _FETCHED},
         "source": pa.repeat(source, ready.num_rows),
     }
-    rows = pa.table([columns[name] for name in PHOTOS.schema.names], schema=PHOTOS.schema)
-    return rows, listing.filter(pc.invert(there))
+    return pa.table([columns[name] for name in PHOTOS.schema.names], schema=PHOTOS.schema)
 
 
 def _counts(table: pa.Table) -> Counter[str]:

@@ -18,12 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from manifests.errors import CapError, PhotoError, UnknownNameError
 from manifests.photos import PhotoStore, inspect_photo, printable
 from manifests.schema import PHOTOS
 from manifests.tables import from_rows
 from manifests.vocabulary import LabelSpace, resolve_license
-from manifests.workspace import Job, Outcome, Run, Workspace, now
+from manifests.workspace import Job, Outcome, Workspace, now
 from pipeline.engine import LocalEngine
 
 if TYPE_CHECKING:
@@ -110,22 +113,43 @@ def _chosen_folders(
 
 
 def _files(folder: Path, root: Path) -> Iterator[tuple[Path, str | None]]:
-    """Files at any depth below a class folder, with an error where a link leads out of ROOT."""
+    """Files at any depth below a class folder, with an error for what cannot be a photo.
+
+    A link that leads out of ROOT is an error, as is a folder that cannot be listed.
+    """
     if not folder.resolve().is_relative_to(root):
         yield folder, "a link that leads out of the root folder; copy the photos instead"
         return
-    for entry in sorted(folder.iterdir()):
+    try:
+        entries = sorted(folder.iterdir())
+        # A folder may tell what it holds, and give nothing of it.
+        for entry in entries[:1]:
+            entry.lstat()
+    except OSError as error:
+        yield folder, f"a folder that cannot be listed: {error.strerror or error}"
+        return
+    for entry in entries:
         if entry.name.startswith("."):
             continue
-        outside = not entry.resolve().is_relative_to(root)
-        if entry.is_symlink() and (outside or entry.is_dir()):
-            yield entry, "a link that leads out of the root folder or to a folder; copy the photos"
+        if entry.is_symlink() and (problem := _problem_of(entry, root)) is not None:
+            yield entry, problem
         elif entry.is_dir():
             yield from _files(entry, root)
         elif entry.exists() and not entry.is_file():
             yield entry, "no regular file"
         else:
             yield entry, None
+
+
+def _problem_of(link: Path, root: Path) -> str | None:
+    """Why what a link leads to is not collected; None where it is a file below ROOT, or gone."""
+    try:
+        inside = link.resolve().is_relative_to(root)
+    except RuntimeError:
+        return "a link that leads to itself"
+    if not inside or link.is_dir():
+        return "a link that leads out of the root folder or to a folder; copy the photos"
+    return None
 
 
 def list_folder(root: Path, labels: LabelSpace, parameters: CollectParameters) -> Listing:
@@ -205,25 +229,32 @@ def read_metadata(root: Path) -> dict[str, dict[str, Any]]:
 def _collect_one(photo: Photo, root: Path, store: PhotoStore) -> dict[str, Any]:
     """Read, check and store one photo; gives the columns that its bytes decide."""
     if photo.error is not None:
-        return {"status": "failed", "error": photo.error}
+        return {"status": "failed", "error": photo.error, "transient": False}
     try:
         data = (root / photo.relative).read_bytes()
     except OSError as error:
-        return {"status": "failed", "error": f"cannot be read: {error.strerror or error}"}
+        reason = f"cannot be read: {error.strerror or error}"
+        # Of what is gone, the next listing tells.
+        transient = not isinstance(error, FileNotFoundError)
+        return {"status": "failed", "error": reason, "transient": transient}
     known = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     try:
         facts = inspect_photo(data)
     except PhotoError as error:
-        return {"status": "failed", "error": str(error), **known}
+        return {"status": "failed", "error": str(error), "transient": False, **known}
     _, path = store.add(data, facts)
     return {"status": "ok", "path": path, "fetched_at": now(), **asdict(facts), **known}
+
+
+def _photo_id(photo: Photo) -> str:
+    return f"folder:{printable(photo.relative)}"
 
 
 def _row(photo: Photo, columns: dict[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "license": "unknown",
         **described,
-        "photo_id": f"folder:{printable(photo.relative)}",
+        "photo_id": _photo_id(photo),
         "source": "folder",
         "class_index": photo.class_index,
         "class_name": photo.class_name,
@@ -256,31 +287,37 @@ def collect_folder(
         inputs={"listing": listing.digest, "label_space": workspace.label_space.digest},
     )
     run = workspace.begin(job)
-    if not run.fresh:
-        _collect_batches(run, listing, metadata, parameters.workers, progress)
-    return _outcome(workspace, run.fresh)
-
-
-def _collect_batches(
-    run: Run,
-    listing: Listing,
-    metadata: Mapping[str, Mapping[str, Any]],
-    workers: int | None,
-    progress: Progress,
-) -> None:
-    collect_one = partial(_collect_one, root=listing.root, store=run.workspace.photos)
-    with LocalEngine(workers) as engine:
-        for index, photos in run.batches(listing.photos, _BATCH, progress):
-            columns = engine.map(collect_one, photos)
+    photos, ready = listing.photos, PHOTOS.schema.empty_table()
+    if run.fresh:
+        ready = workspace.read("photos", "folder")
+        photos = _to_try_again(photos, ready)
+        if not photos:
+            return _outcome(workspace, fresh=True)
+        run.start()
+        tried = pa.array([_photo_id(photo) for photo in photos])
+        ready = ready.filter(pc.invert(pc.is_in(ready["photo_id"], tried)))
+    collect_one = partial(_collect_one, root=listing.root, store=workspace.photos)
+    with LocalEngine(parameters.workers) as engine:
+        for index, batch in run.batches(photos, _BATCH, progress):
+            columns = engine.map(collect_one, batch)
             rows = [
                 _row(photo, found, metadata.get(printable(photo.relative), {}))
-                for photo, found in zip(photos, columns, strict=True)
+                for photo, found in zip(batch, columns, strict=True)
             ]
             run.save(index, from_rows(rows, PHOTOS.schema))
-    run.commit(run.saved())
+    run.commit(run.saved(ready))
+    return _outcome(workspace, fresh=False)
 
 
-def _outcome(workspace: Workspace, fresh: bool) -> Outcome:
+def _to_try_again(photos: tuple[Photo, ...], rows: pa.Table) -> tuple[Photo, ...]:
+    """The photos of a table that is there already which failed for a reason that may pass."""
+    if "transient" not in rows.column_names:
+        return ()
+    failed = set(rows.filter(pc.fill_null(rows["transient"], False))["photo_id"].to_pylist())
+    return tuple(photo for photo in photos if _photo_id(photo) in failed)
+
+
+def _outcome(workspace: Workspace, *, fresh: bool) -> Outcome:
     receipt = workspace.receipt("photos")
     rows = receipt.rows if receipt else {}
     failed = rows.get("failed", 0)

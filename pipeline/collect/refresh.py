@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from manifests.errors import CapError
 from manifests.progress import reason_of
 from manifests.schema import PHOTOS
-from manifests.tables import from_rows
+from manifests.tables import from_rows, table_digest
 from manifests.vocabulary import allowed_licenses, attribution_text
 from manifests.workspace import Job, Outcome
 from pipeline.collect.inaturalist import IDS_PER_REQUEST, license_of, open_api
@@ -113,11 +113,12 @@ def refresh(workspace: Workspace, parameters: CollectParameters, progress: Progr
     if receipt is None or entry is None:
         msg = f"no photos were collected from {source} yet; run `cap collect --source {source}`"
         raise CapError(msg)
+    own = workspace.read("photos", source)
     job = Job(
         table="photos",
         stage="collect",
         source=source,
-        step="refresh",
+        step=f"refresh {table_digest(own)}",
         parameters=entry["parameters"],
         inputs=entry["inputs"],
         packages=tuple(receipt.versions),
@@ -125,7 +126,6 @@ def refresh(workspace: Workspace, parameters: CollectParameters, progress: Progr
     run = workspace.begin(job)
     if run.fresh:
         run.start()
-    own = workspace.read("photos", source)
     there = pc.equal(own["status"], "ok")
     before = own.filter(there)
     ask = _ask_api if source == "inaturalist" else _ask_tables

@@ -31,7 +31,7 @@ from manifests.tables import replacing
 from manifests.vocabulary import Taxon, allowed_licenses
 from manifests.workspace import Job, Outcome, Run, Workspace
 from pipeline.collect.download import Politeness
-from pipeline.collect.fetching import fetch_listing, split_known
+from pipeline.collect.fetching import fetch_listing, known_rows
 from pipeline.collect.inaturalist import (
     Api,
     Query,
@@ -123,13 +123,13 @@ def deciding(parameters: CollectParameters, classes: Sequence[ListedClass]) -> d
     }
 
 
-def _kept(path: Path, make: Callable[[], pa.Table]) -> pa.Table:
+def _kept(path: Path, schema: pa.Schema, make: Callable[[], pa.Table]) -> pa.Table:
     """A table from a file, or made and written there."""
     if not path.exists():
         table = make()
         with replacing(path) as temporary:
             pq.write_table(table, temporary)
-    return pq.read_table(path, schema=LISTING, partitioning=None)
+    return pq.read_table(path, schema=schema, partitioning=None)
 
 
 def list_inaturalist(
@@ -152,7 +152,7 @@ def list_inaturalist(
                 query = Query.of(taxa, allowed, parameters)
                 return list_class(api, (one.index, one.name), query, parameters, progress.note)
 
-            listings.append(_kept(folder / f"listing-{one.index}.parquet", make))
+            listings.append(_kept(folder / f"listing-{one.index}.parquet", LISTING, make))
             advance(1)
     return pa.concat_tables(listings)
 
@@ -184,7 +184,7 @@ def list_open_data_photos(
             )
         return found.photos
 
-    return _kept(folder / "listing.parquet", make)
+    return _kept(folder / "listing.parquet", LISTING, make)
 
 
 def tell_unresolved(one: ListedClass, taxon: Taxon, progress: Progress) -> None:
@@ -286,7 +286,8 @@ def _asked(
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
     """What is asked for: rows that are there, rows of what cannot be had, the others' listing.
 
-    Of a table that is there already, only what failed and may pass is left.
+    Of a table that is there already, only what failed and may pass is left. What was there when the
+    run first began stays so, whatever other sources have brought since: the batches depend on it.
     """
     workspace, source = run.workspace, parameters.source
     failed = PHOTOS.schema.empty_table()
@@ -296,7 +297,15 @@ def _asked(
         make = list_inaturalist if source == "inaturalist" else list_open_data_photos
         listing = make(workspace, run.folder, classes, parameters, progress)
         listing, failed = one_class_each(listing, source)
-    ready, missing = split_known(workspace, listing, source, permanent=run.fresh)
+    ready = _kept(
+        run.folder / "ready.parquet",
+        PHOTOS.schema,
+        lambda: known_rows(workspace, listing, source, permanent=run.fresh),
+    )
+    there = pc.is_in(listing["photo_id"], ready["photo_id"].combine_chunks())
+    missing = _kept(
+        run.folder / "missing.parquet", LISTING, lambda: listing.filter(pc.invert(there))
+    )
     return ready, failed, missing
 
 
