@@ -42,7 +42,7 @@ from annotation.suggestions import (
 )
 from manifests import __version__
 from manifests.errors import CapError
-from manifests.tables import write_bytes
+from manifests.tables import from_rows, write_bytes
 from manifests.vocabulary import backgrounds
 from manifests.workspace import Outcome
 
@@ -205,6 +205,15 @@ def _disputes(annotations: pa.Table, class_names: Mapping[str, str]) -> tuple[di
     )
 
 
+def _told_once(rows: Sequence[Answer]) -> list[Answer]:
+    """Each answer with the first of the photos that it is about: copies of a photo share one."""
+    told: dict[tuple[Any, ...], Answer] = {}
+    for row in sorted(rows, key=lambda row: str(row["photo_id"])):
+        own = row["source_id"] or row["photo_id"]
+        told.setdefault((row["source"], own, row["annotator"], row["round"]), row)
+    return list(told.values())
+
+
 def measure(
     annotations: pa.Table,
     class_names: Mapping[str, str],
@@ -217,7 +226,7 @@ def measure(
     Parameters
     ----------
     annotations
-        The table, adjudications included.
+        The table, adjudications included. An answer about exact copies counts once.
     class_names
         Classes of the photos, by photo_id.
     run, predicted
@@ -225,7 +234,7 @@ def measure(
     bootstrap
         How intervals are drawn.
     """
-    rows = annotations.to_pylist()
+    rows = _told_once(annotations.to_pylist())
     first = [row for row in rows if row["round"] == "first"]
     ratings = _Ratings(first)
     counts = confusion(ratings.background, len(ratings.categories))
@@ -240,7 +249,7 @@ def measure(
         seconds_with_suggestion=seconds(r for r in first if r["suggested_background"] is not None),
         seconds_without_suggestion=seconds(withheld(first)),
         seconds={name: seconds(r for r in first if r["annotator"] == name) for name in people},
-        disputes=_disputes(annotations, class_names),
+        disputes=_disputes(from_rows(rows, annotations.schema), class_names),
     )
 
 

@@ -14,11 +14,12 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "EVERYONE",
     "TWICE",
+    "Asked",
     "Candidate",
     "Plan",
     "assign",
@@ -36,12 +37,24 @@ _GROUPS = 2
 """A split compares two backgrounds of a class."""
 
 
+class Asked(NamedTuple):
+    """A question: a photo's digest, and the class that it is said to be of.
+
+    Where a photo has moved to another class, what was said of it there is no answer.
+    """
+
+    sha256: str
+    class_name: str
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A photo that people may be asked about.
 
     Attributes
     ----------
+    class_name
+        The class that they are asked about; empty where the question is about none.
     suggested
         Background to suggest, or None.
     predicted
@@ -52,9 +65,14 @@ class Candidate:
     sha256: str
     path: str
     class_index: int
-    class_name: str
+    class_name: str = ""
     suggested: str | None = None
     predicted: str | None = None
+
+    @property
+    def asked(self) -> Asked:
+        """What is asked: about this photo, as one of its class."""
+        return Asked(self.sha256, self.class_name)
 
 
 @dataclass(frozen=True)
@@ -193,7 +211,7 @@ def in_order(
 
 
 def assign(
-    ordered: Sequence[Candidate], asked: Mapping[str, Collection[str]], plan: Plan
+    ordered: Sequence[Candidate], asked: Mapping[str, Collection[Asked]], plan: Plan
 ) -> dict[str, list[Candidate]]:
     """Which photos each batch gets, beyond those it has.
 
@@ -202,7 +220,7 @@ def assign(
     ordered
         As `in_order` gives them.
     asked
-        For each batch, digests of the photos in it.
+        For each batch, what is asked in it.
     plan
         How photos are shared out.
 
@@ -212,14 +230,14 @@ def assign(
         Photos by batch, in order. A photo that stands in a batch of no single annotator is not
         given to anybody else.
     """
-    batches_of: defaultdict[str, set[str]] = defaultdict(set)
-    for batch, digests in asked.items():
-        for sha256 in digests:
-            batches_of[sha256].add(batch)
+    batches_of: defaultdict[Asked, set[str]] = defaultdict(set)
+    for batch, questions in asked.items():
+        for question in questions:
+            batches_of[question].add(batch)
     load = {name: len(asked.get(name, ())) for name in plan.annotators}
     given: defaultdict[str, list[Candidate]] = defaultdict(list)
     for candidate in ordered:
-        standing = batches_of[candidate.sha256]
+        standing = batches_of[candidate.asked]
         if standing & {EVERYONE, TWICE}:
             continue
         people = plan.people(candidate.sha256)

@@ -15,6 +15,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -257,15 +258,20 @@ class Client:
         except ApiError as error:
             raise CapError(self._told(error, what)) from error
         except json.JSONDecodeError as error:
-            msg = (
-                f"what answers at {url} is not Label Studio, perhaps a proxy before it while it "
-                "starts; run the same command again"
-            )
-            raise CapError(msg) from error
+            raise CapError(self._stranger()) from error
+
+    def _stranger(self) -> str:
+        return (
+            f"what answers at {self.address.url} is not Label Studio, perhaps a proxy before it "
+            "while it starts; run the same command again"
+        )
 
     def _told(self, error: Any, what: str) -> str:
         url = self.address.url
-        if error.status_code == 401:  # noqa: PLR2004
+        # What has no error and is no JSON either is a page.
+        if error.status_code is not None and error.status_code < HTTPStatus.BAD_REQUEST:
+            return self._stranger()
+        if error.status_code == HTTPStatus.UNAUTHORIZED:
             return (
                 f"Label Studio at {url} refuses the token in LABEL_STUDIO_API_KEY (wrong, expired "
                 "or switched off); copy the present one from your account page there"
@@ -337,7 +343,7 @@ class Client:
             answer = self._http.get(
                 self.address.url + photo_url(path), headers={"Authorization": self._authorization()}
             )
-        if answer.status_code != 200:  # noqa: PLR2004
+        if answer.status_code != HTTPStatus.OK:
             return f"HTTP {answer.status_code}"
         same = hashlib.sha256(answer.content).hexdigest() == sha256
         return None if same else "other bytes than were collected"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from annotation.parameters import PushParameters
     from manifests.workspace import Workspace
 
-__all__ = ["Asked", "ask_about", "confirming", "discovery_digest", "seal", "unsealed"]
+__all__ = ["Chosen", "ask_about", "confirming", "discovery_digest", "seal", "unsealed"]
 
 _FEWEST = 3
 """Photos that a cluster needs: two on the sheet, and the one beside it."""
@@ -39,7 +39,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Chosen:
     """A photo that is asked about, and whether one of its regions is in the cluster."""
 
     candidate: Candidate
@@ -85,7 +85,7 @@ def unsealed(sealed: str, secret: str, sha256: str) -> bool | None:
 
 def ask_about(
     inside: Sequence[Candidate], outside: Sequence[Candidate], seed: int, limit: int | None = None
-) -> list[Asked]:
+) -> list[Chosen]:
     """Photos with and without a cluster, equally many as far as there are, in one mixed order.
 
     What is drawn and where it stands depends on the seed and the photo's digest alone, so that a
@@ -107,8 +107,8 @@ def ask_about(
     most = 2 * len(inside) if limit is None else limit
     chosen = drawn(inside, "inside")[: (most + 1) // 2]
     others = drawn(outside, "outside")[: min(len(chosen), most // 2)]
-    of = {photo.sha256: Asked(photo, in_cluster=True) for photo in chosen}
-    of |= {photo.sha256: Asked(photo, in_cluster=False) for photo in others}
+    of = {photo.sha256: Chosen(photo, in_cluster=True) for photo in chosen}
+    of |= {photo.sha256: Chosen(photo, in_cluster=False) for photo in others}
     return [of[photo.sha256] for photo in drawn([*chosen, *others], "order")]
 
 
@@ -147,7 +147,7 @@ def confirming(workspace: Workspace, parameters: PushParameters) -> Inquiry:
     )
 
 
-def _question(asked: Asked, sheets: Sheets, secret: str) -> Question:
+def _question(asked: Chosen, sheets: Sheets, secret: str) -> Question:
     photo = asked.candidate
     sha256, path = sheets.beside(photo.sha256)
     shown = {
@@ -202,7 +202,7 @@ def _by_membership(
     photos, _ = kept_photos(workspace)
     photos = photos.filter(pc.is_in(photos["photo_id"], looked_at.combine_chunks()))
     members = {member["photo_id"] for member in cluster["members"]}
-    columns = ["photo_id", "sha256", "path", "class_index", "class_name"]
+    columns = ["photo_id", "sha256", "path", "class_index"]
     inside: dict[str, Candidate] = {}
     outside: dict[str, Candidate] = {}
     for row in photos.select(columns).to_pylist():

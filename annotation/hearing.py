@@ -57,17 +57,20 @@ class Heard:
         Answers that make no sense, in words.
     unknown
         Photos on the server that the workspace does not have.
+    moved
+        Photos that were asked about as another class than the workspace has them in.
     """
 
     rows: list[Row] = field(default_factory=list)
     live: set[tuple[str, str]] = field(default_factory=set)
     complaints: list[str] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
+    moved: set[str] = field(default_factory=set)
 
 
 def hear(
     mirrors: Sequence[tuple[Project, Mirror]],
-    photo_ids: Mapping[str, Sequence[str]],
+    photos: Mapping[str, Mapping[str, str]],
     people: Mapping[int, str],
     kind: Kind,
 ) -> Heard:
@@ -77,8 +80,8 @@ def hear(
     ----------
     mirrors
         Projects with their mirrors.
-    photo_ids
-        Ids of the workspace's photos by digest.
+    photos
+        By digest, the class names of the workspace's photos by photo_id.
     people
         Names by the server's user id.
     kind
@@ -92,14 +95,20 @@ def hear(
     latest: dict[tuple[Any, ...], tuple[datetime.datetime, int, Row]] = {}
     for project, mirror in mirrors:
         for key, task in mirror.tasks.items():
-            ids = photo_ids.get(task.sha256)
-            if ids is None:
-                heard.unknown.add(task.photo_id or f"task {key} of {project.title!r}")
-                ids = [task.photo_id] if task.photo_id else []
+            own_photos = photos.get(task.sha256)
+            name = task.photo_id or f"task {key} of {project.title!r}"
+            if own_photos is None:
+                heard.unknown.add(name)
+                own_photos = {task.photo_id: task.class_name} if task.photo_id else {}
             # A photo that has another id by now was heard under its earlier one.
             heard.live.update(
-                (project.mark.uid, photo_id) for photo_id in {*ids, task.photo_id} if photo_id
+                (project.mark.uid, photo_id)
+                for photo_id in {*own_photos, task.photo_id}
+                if photo_id
             )
+            ids = [i for i, of in own_photos.items() if task.class_name in {"", of}]
+            if own_photos and not ids:
+                heard.moved.add(name)
             for answer in task.answers:
                 try:
                     given, own = kind.read(answer, task, project)

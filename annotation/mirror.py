@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from annotation.assignment import Asked
 from annotation.client import new_uid
 from manifests.tables import write_bytes
 
@@ -51,6 +52,8 @@ class MirroredTask:
         Digest of the photo.
     photo_id
         The photo's id when it was sent.
+    class_name
+        The class that is asked about; empty where none is.
     suggested
         Background that the screen suggests, or None.
     sealed
@@ -62,6 +65,7 @@ class MirroredTask:
 
     sha256: str
     photo_id: str
+    class_name: str
     suggested: str | None
     sealed: str = ""
     answers: list[dict[str, Any]] = field(default_factory=list)
@@ -72,9 +76,15 @@ class MirroredTask:
         return cls(
             sha256=str(data.get("sha256") or ""),
             photo_id=str(data.get("photo_id") or ""),
+            class_name=str(data.get("class_name") or ""),
             suggested=data.get("suggested_background") or None,
             sealed=str(data.get("sealed") or ""),
         )
+
+    @property
+    def asked(self) -> Asked:
+        """What is asked."""
+        return Asked(self.sha256, self.class_name)
 
 
 @dataclass
@@ -90,7 +100,7 @@ class Mirror:
     tasks
         Tasks by the server's id.
     in_flight
-        Digests of photos that were being sent when the mirror was last saved.
+        What was being sent when the mirror was last saved.
     sent_above
         Tasks with a higher id were sent since the last refresh; None where none were.
     """
@@ -98,7 +108,7 @@ class Mirror:
     file: Path
     seen_until: datetime.datetime | None = None
     tasks: dict[int, MirroredTask] = field(default_factory=dict)
-    in_flight: tuple[str, ...] = ()
+    in_flight: tuple[Asked, ...] = ()
     sent_above: int | None = None
 
     @classmethod
@@ -111,7 +121,7 @@ class Mirror:
                 file,
                 datetime.datetime.fromisoformat(kept["seen_until"]) if kept["seen_until"] else None,
                 {int(key): MirroredTask(**value) for key, value in kept["tasks"].items()},
-                tuple(kept["in_flight"]),
+                tuple(Asked(*each) for each in kept["in_flight"]),
                 kept["sent_above"],
             )
         except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -153,13 +163,13 @@ class Mirror:
         self.sent_above = None
         self.save()
 
-    def begin_sending(self, client: Client, digests: tuple[str, ...]) -> None:
-        """Note, and save, that these photos are on their way."""
+    def begin_sending(self, client: Client, questions: tuple[Asked, ...]) -> None:
+        """Note, and save, that these are on their way."""
         if self.seen_until is None:
             self.seen_until = client.clock() - _OVERLAP
         if self.sent_above is None:
             self.sent_above = max(self.tasks, default=0)
-        self.in_flight = digests
+        self.in_flight = questions
         self.save()
 
     def add(self, key: int, task: MirroredTask) -> None:
@@ -188,18 +198,18 @@ class Mirror:
         )
         return (held[False], held[True]) == (counts.answers, counts.skips)
 
-    def digests(self) -> set[str]:
-        """Digests of the photos that the server has."""
-        return {task.sha256 for task in self.tasks.values()}
+    def asked(self) -> set[Asked]:
+        """What the server has."""
+        return {task.asked for task in self.tasks.values()}
 
     def doubled(self) -> list[int]:
-        """Ids of unanswered tasks whose photo an older, or an answered, task shows already."""
+        """Ids of unanswered tasks that ask what an older, or an answered, task asks already."""
         answered_first = sorted(self.tasks, key=lambda key: (not self.tasks[key].answers, key))
-        seen: set[str] = set()
+        seen: set[Asked] = set()
         found = []
         for key in answered_first:
             task = self.tasks[key]
-            if task.sha256 in seen and not task.answers:
+            if task.asked in seen and not task.answers:
                 found.append(key)
-            seen.add(task.sha256)
+            seen.add(task.asked)
         return found

@@ -60,10 +60,10 @@ class _Home:
 def pull(workspace: Workspace, parameters: PullParameters, progress: Progress) -> Outcome:
     """Bring `annotations`, `labels` and `confirmations` up to date with the server."""
     photos = workspace.read("photos")
-    stored = photos.filter(pc.equal(photos["status"], "ok")).select(["sha256", "photo_id"])
-    photo_ids: defaultdict[str, list[str]] = defaultdict(list)
-    for digest, photo_id in zip(*(column.to_pylist() for column in stored.columns), strict=True):
-        photo_ids[digest].append(photo_id)
+    stored = photos.filter(pc.equal(photos["status"], "ok"))
+    classes: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for row in stored.select(["sha256", "photo_id", "class_name"]).to_pylist():
+        classes[row["sha256"]][row["photo_id"]] = row["class_name"]
     with connect(Address.from_environment()) as client:
         projects = client.projects(workspace_id(workspace))
         if not projects and not any(_standing(workspace, k).num_rows for k in _KINDS):
@@ -85,7 +85,7 @@ def pull(workspace: Workspace, parameters: PullParameters, progress: Progress) -
         _home(
             workspace,
             kind,
-            hear([m for m in mirrors if _kind(m[0]) is kind], photo_ids, people, kind),
+            hear([m for m in mirrors if _kind(m[0]) is kind], classes, people, kind),
             asked=any(_kind(project) is kind for project in projects),
         )
         for kind in _KINDS
@@ -197,6 +197,7 @@ def _outcome(workspace: Workspace, labels: _Home, confirmations: _Home, *, fresh
         facts |= {"confirmations": rows.num_rows, "discoveries": clusters}
     complaints = _complaints(labels, confirmations)
     unknown = labels.heard.unknown | confirmations.heard.unknown
+    moved = labels.heard.moved | confirmations.heard.moved
     gone = labels.gone + confirmations.gone
     if complaints:
         lines.append(
@@ -208,7 +209,18 @@ def _outcome(workspace: Workspace, labels: _Home, confirmations: _Home, *, fresh
             f"{len(unknown)} photos in Label Studio are not in the workspace ({first}); their "
             "answers are kept"
         )
+    if moved:
+        lines.append(
+            f"{len(moved)} photos were asked about as another class than theirs is now "
+            f"({', '.join(sorted(moved)[:3])}); these answers are left out, and `cap annotate "
+            "push` asks again"
+        )
     if gone:
         lines.append(f"{gone} answers of earlier pulls are no longer on the server and are kept")
-    facts |= {"left_out": complaints, "unknown": sorted(unknown), "kept_though_gone": gone}
+    facts |= {
+        "left_out": complaints,
+        "unknown": sorted(unknown),
+        "moved": sorted(moved),
+        "kept_though_gone": gone,
+    }
     return Outcome("annotate pull", "\n  ".join(lines), facts, fresh)

@@ -1,8 +1,8 @@
 """`cap annotate push`: send the photos that need people to Label Studio.
 
-A photo is known by its digest: what a project has already is never sent again, however often the
-command runs and wherever it was stopped. Every photo is checked to be readable before it is sent,
-and one of each lot as an annotator would see it.
+A photo is known by its digest and class: what a project has already is never sent again, however
+often the command runs and wherever it was stopped. Every photo is checked to be readable before it
+is sent, and one of each lot as an annotator would see it.
 """
 
 from __future__ import annotations
@@ -100,17 +100,17 @@ class _Sending:
         everyone = projects.get(EVERYONE)
         if everyone is not None and everyone.people < plan.overlap:
             self.client.ask_more(everyone, plan.overlap)
-        by_digest = {question.candidate.sha256: question for question in inquiry.questions}
+        by_asked = {question.candidate.asked: question for question in inquiry.questions}
         given = assign(
             [question.candidate for question in inquiry.questions],
-            {batch: mirror.digests() for batch, mirror in mirrors.items()},
+            {batch: mirror.asked() for batch, mirror in mirrors.items()},
             plan,
         )
         sent: Counter[str] = Counter()
         for batch, candidates in self._limited(given).items():
             project = projects.get(batch) or self._make(batch)
             mirror = mirrors.get(batch) or Mirror.load(self._folder, project.mark.uid)
-            lot = [by_digest[candidate.sha256] for candidate in candidates]
+            lot = [by_asked[candidate.asked] for candidate in candidates]
             sent[project.title] = self._send(project, mirror, lot)
         return self._outcome(sent)
 
@@ -172,7 +172,7 @@ class _Sending:
         mirror = Mirror.load(self._folder, project.mark.uid)
         mirror.refresh(self.client, project)
         deadline = time.monotonic() + _LANDING_SECONDS
-        while set(mirror.in_flight) - mirror.digests() and time.monotonic() < deadline:
+        while set(mirror.in_flight) - mirror.asked() and time.monotonic() < deadline:
             time.sleep(0.5)
             mirror.refresh(self.client, project)
         self._remove_doubled(mirror)
@@ -189,11 +189,11 @@ class _Sending:
         if self.inquiry.limit is None:
             return dict(given)
         # The first by need, each for all who are to be asked about it.
-        there = {candidate.sha256 for own in given.values() for candidate in own}
-        order = [question.candidate.sha256 for question in self.inquiry.questions]
-        first = set([sha256 for sha256 in order if sha256 in there][: self.inquiry.limit])
+        there = {candidate.asked for own in given.values() for candidate in own}
+        order = [question.candidate.asked for question in self.inquiry.questions]
+        first = set([asked for asked in order if asked in there][: self.inquiry.limit])
         kept = {
-            batch: [candidate for candidate in candidates if candidate.sha256 in first]
+            batch: [candidate for candidate in candidates if candidate.asked in first]
             for batch, candidates in given.items()
         }
         return {batch: candidates for batch, candidates in kept.items() if candidates}
@@ -217,7 +217,7 @@ class _Sending:
         return sent
 
     def _send_lot(self, project: Project, mirror: Mirror, lot: Sequence[Question]) -> None:
-        mirror.begin_sending(self.client, tuple(q.candidate.sha256 for q in lot))
+        mirror.begin_sending(self.client, tuple(q.candidate.asked for q in lot))
         tasks = [task_of(question) for question in lot]
         keys = self.client.import_tasks(project, tasks)
         for key, task in zip(keys, tasks, strict=True):

@@ -156,15 +156,15 @@ def labelling(workspace: Workspace, parameters: PushParameters) -> Inquiry:
         parameters.order,
         parameters.seed,
     )
-    by_digest = {question.candidate.sha256: question for question in questions}
-    # Photos with the same bytes are one question.
-    candidates = [question.candidate for question in by_digest.values()]
+    # Photos of a class with the same bytes are one question.
+    by_asked = {question.candidate.asked: question for question in questions}
+    candidates = [question.candidate for question in by_asked.values()]
     ordered = _in_order(workspace, candidates, have, plan, parameters.min_photos)
     return Inquiry(
         round="adjudication" if adjudicate else "first",
         screen=labelling_screen(adjudication=adjudicate),
         plan=plan,
-        questions=tuple(by_digest[candidate.sha256] for candidate in ordered),
+        questions=tuple(by_asked[candidate.asked] for candidate in ordered),
         what="photos in dispute" if adjudicate else "photos that need people",
         limit=parameters.limit,
     )

@@ -117,12 +117,18 @@ def acceptance(answers: Sequence[Answer]) -> Acceptance:
 
 
 def withheld(answers: Sequence[Answer]) -> list[Answer]:
-    """Answers without a suggestion from sources that suggest.
+    """Answers without a suggestion from projects that suggest.
 
     What came from a file, or from a project without suggestions, was not withheld from anybody.
     """
-    suggesting = {a["source"] for a in answers if a["suggested_background"] is not None}
-    return [a for a in answers if a["suggested_background"] is None and a["source"] in suggesting]
+    suggesting = {_asked_in(a) for a in answers if a["suggested_background"] is not None}
+    return [a for a in answers if a["suggested_background"] is None and _asked_in(a) in suggesting]
+
+
+def _asked_in(answer: Answer) -> tuple[str, str]:
+    """The source of an answer, and its project there if it has one."""
+    project, _, _ = (answer["source_id"] or "").rpartition("/")
+    return answer["source"], project
 
 
 def anchoring(

@@ -344,6 +344,18 @@ def test_disputes_are_what_two_people_decided_and_nobody_settled():
     assert "ann: grass, bob: reject" in render(report)
 
 
+def test_an_answer_about_copies_of_a_photo_counts_once():
+    both = [
+        answer(photo, person, said, source_id=f"uid/{person}")
+        for photo in ("copy", "photo")
+        for person, said in (("ann", "grass"), ("bob", "sky"))
+    ]
+    other = [answer("other", "ann", "sky", source_id="uid/3")]
+    report = measured([*both, *other])
+    assert (report.photos, report.answers) == (2, 3)
+    assert [dispute["photo_id"] for dispute in report.disputes] == ["copy"]
+
+
 def suggested(number: int, shown: bool, said: str | None, **more) -> dict:
     """An answer to a photo for which the model would suggest grass."""
     given = {"suggested_background": "grass", "suggestion_accepted": said == "grass"}
@@ -356,8 +368,9 @@ def test_anchoring_is_the_share_that_equals_the_model_shown_minus_withheld():
     beside = [
         suggested(200, True, "reject"),
         suggested(201, False, "skip"),
-        # From a file: nothing was withheld from whoever made it.
+        # From a file or a project that suggests nothing: nothing was withheld.
         suggested(202, False, "grass", source="import:tags.csv"),
+        suggested(204, False, "grass", source_id="other/1"),
         # Suggested by another run.
         answer("p203", "bob", "sky", suggested_background="sky", suggestion_accepted=True),
     ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import httpx
 import pyarrow as pa
@@ -14,14 +16,14 @@ from conftest import cap
 from pages import DOCS, run, to_run
 
 from annotation.client import Address, connect
-from annotation.mirror import Mirror, mirror_folder
+from annotation.mirror import Mirror, mirror_folder, workspace_id
 from annotation.parameters import StatusParameters
 from annotation.screen import labelling_screen
 from annotation.server import photo_root
 from annotation.status import status
 from manifests.errors import CapError
 from manifests.progress import Progress
-from manifests.schema import PREDICTIONS
+from manifests.schema import PHOTOS, PREDICTIONS
 from manifests.tables import from_rows, write_table
 from manifests.workspace import Workspace
 
@@ -217,13 +219,56 @@ def test_a_photo_that_left_the_workspace_keeps_its_answers(office, study, ann):
     photos = study.read("photos")
     study.receipt_path("photos").unlink()
     kept_rows = photos.filter(pa.compute.not_equal(photos["photo_id"], BEAR))
-    from manifests.schema import PHOTOS
-
     write_table(study.table_path("photos"), kept_rows, PHOTOS)
     outcome = office.pull(study)
     assert outcome.facts["unknown"] == [BEAR]
     assert f"1 photos in Label Studio are not in the workspace ({BEAR})" in outcome.text
     assert answers(study)[BEAR, "ann"]["background"] == "snow"
+
+
+def rename(workspace: Workspace, old: str, new: str, class_name: str) -> None:
+    """Give a photo another id and class, as collecting from other folders would."""
+    rows = workspace.read("photos").to_pylist()
+    index = next(row["class_index"] for row in rows if row["class_name"] == class_name)
+    changed = {"photo_id": new, "class_name": class_name, "class_index": index}
+    rows = [row | (changed if row["photo_id"] == old else {}) for row in rows]
+    table = from_rows(sorted(rows, key=lambda row: row["photo_id"]), PHOTOS.schema)
+    workspace.receipt_path("photos").unlink(missing_ok=True)
+    write_table(workspace.table_path("photos"), table, PHOTOS)
+
+
+def test_answers_follow_a_photo_that_is_renamed(office, study, ann):
+    office.push(study)
+    ann.answer(office.tasks(study)[BEAR], kept("snow"))
+    office.pull(study)
+    renamed = "folder:ice bear/renamed.jpg"
+    rename(study, BEAR, renamed, "polar bear")
+    outcome = office.pull(study)
+    assert (outcome.facts["moved"], outcome.facts["kept_though_gone"]) == ([], 0)
+    assert set(labels(study)) == {renamed}
+    assert office.push(study).facts["sent"] == 0
+
+
+@pytest.mark.parametrize("moved", [BEAR, "folder:lion/moved.jpg"])
+def test_a_photo_that_is_in_another_class_by_now_is_asked_about_again(office, study, ann, moved):
+    office.push(study)
+    ann.answer(office.tasks(study)[BEAR], rejected("label_noise"))
+    office.pull(study)
+    rename(study, BEAR, moved, "lion")
+    outcome = office.pull(study)
+    assert outcome.facts["moved"] == [BEAR]
+    assert f"another class than theirs is now ({BEAR})" in outcome.text
+    assert not labels(study)
+    assert office.push(study).facts["sent"] == 1
+    assert office.push(study).facts["sent"] == 0
+    with office.client() as client:
+        (project,) = client.projects(workspace_id(study))
+        asked = [t for t in client.tasks(project, None) if t.data["photo_id"] == moved]
+    (new,) = [task for task in asked if task.data["class_name"] == "lion"]
+    ann.answer(new.id, kept("grass"))
+    office.pull(study)
+    assert answers(study)[moved, "ann"]["background"] == "grass"
+    assert len(answers(study)) == 1
 
 
 def test_a_photo_that_cannot_be_read_is_told_and_not_sent(office, study):
@@ -340,6 +385,16 @@ def test_a_first_few_can_be_sent_and_the_others_later_under_a_name_of_ones_own(o
     assert list(office.tasks(study))[:5] == first
     (project,) = office.projects(study)
     assert project.title.startswith("bears and others everyone ")
+
+
+def test_the_first_few_are_photos_each_with_all_who_are_asked_about_it(office, study):
+    people = ("ann", "bob")
+    outcome = office.push(study, annotators=people, overlap=2, limit=3)
+    assert outcome.facts["sent"] == 6
+    mine, theirs = (set(office.tasks(study, name)) for name in people)
+    assert mine == theirs
+    assert len(mine) == 3
+    assert office.push(study, annotators=people, overlap=2).facts["sent"] == 18
 
 
 def test_more_people_can_be_asked_later(office, study):
@@ -506,6 +561,32 @@ def test_a_dead_server_is_one_clear_line_and_nothing_is_lost(office, study, ann,
     assert study.digest("annotations") == before
 
 
+class _Page(BaseHTTPRequestHandler):
+    """What a proxy says while the server behind it starts."""
+
+    def do_GET(self) -> None:
+        page = b"<html>We are back soon</html>"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+def test_a_page_instead_of_label_studio_is_one_clear_line(study):
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
+        Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        done = cap("annotate", "pull", cwd=study.root, check=False, LABEL_STUDIO_URL=url)
+        server.shutdown()
+    assert done.returncode == 1
+    assert f"Error: what answers at {url} is not Label Studio" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_no_token_is_one_clear_line(study):
     done = cap("annotate", "push", cwd=study.root, check=False, LABEL_STUDIO_API_KEY="")
     assert done.returncode == 1
@@ -561,6 +642,7 @@ def test_the_page_for_annotators_and_researchers_runs_and_prints_what_it_shows(
 
     then = {"push --overlap 2": two_people_tag_all, "push --adjudicate": one_decides}
     photos_at = str(photo_root(office.root))
+    (study.root.parent / "animals").symlink_to(office.root / "animals")
     for block in to_run(DOCS / "annotating.md"):
         run("annotating.md", [block], study.root, CAP_ANNOTATE_PUSH_PHOTOS_AT=photos_at)
         for command in [command for command in then if command in block.code]:
