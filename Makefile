@@ -49,7 +49,7 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=compat --editable '.[bench]'
 	$(BIN)/python -m benchmarks
-	for script in startup search decoding open_data agreement label_studio inference split_scale \
+	for script in startup search embeddings decoding open_data agreement label_studio inference split_scale \
 	  discovery; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; \
 	done

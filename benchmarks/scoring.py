@@ -8,6 +8,8 @@ with the classes' features), with the same model and classes; its mixed precisio
 photos once, because CPUs without bf16 take ten times as long by it. All take turns, so that a
 change of the machine's speed hits each, and ratios are medians of the turns' own. Weights are
 random: they cost the same.
+
+With `--at-once` the forward pass alone is timed instead, by how many photos it is given at once.
 """
 
 from __future__ import annotations
@@ -38,6 +40,12 @@ from pipeline.models.scoring import PhotoRef, score_photos
 
 PHOTOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "photos"
 BATCHES = (4, 8, 16, 32, 64)
+AT_ONCE = (
+    ("open_clip", "ViT-B-32"),
+    ("open_clip", "RN50"),
+    ("timm", "tf_efficientnet_lite0"),
+    ("timm", "resnet50"),
+)
 BATCH = 64
 MIXED_PHOTOS = 128
 FEW = LabelSpace("few", ("ant", "bee", "cat", "dog"), ("",) * 4, ((),) * 4)
@@ -179,6 +187,24 @@ def medians(turns: Sequence[dict[str, float]]) -> dict[str, float]:
     return found
 
 
+def measure_at_once(folder: Path, turns: int) -> dict[str, dict[str, float]]:
+    """Photos per second by how many pass at once, and how many `cap score` would take."""
+    found = {}
+    for family, architecture in AT_ONCE:
+        labels = FEW if family == "open_clip" else label_space("imagenet1k")
+        spec = checkpoint(folder, family, architecture)
+        model = load_model(spec, labels, ModelOptions(device="cpu"))
+        photos = some_photos(BATCH)
+        images = torch.stack([model.preprocess(open_image(photo.file)) for photo in photos])
+        sizes = sorted({*BATCHES, model.at_once})
+        taken = [{size: bare(model, images, size) for size in sizes} for _ in range(turns)]
+        found[architecture] = {
+            f"{size} at once": statistics.median(own[size] for own in taken) for size in sizes
+        }
+        found[architecture]["taken"] = model.at_once
+    return found
+
+
 def measure_ray(model: Any, count: int, turns: int) -> dict[str, float]:
     """Both engines on this machine: so many photos with the engine's start, and as many more."""
     from pipeline.ray_engine import RayEngine
@@ -205,15 +231,18 @@ def measure_ray(model: Any, count: int, turns: int) -> dict[str, float]:
 @click.option("--turns", default=3, show_default=True, help="Turns, of which the median counts.")
 @click.option("--photos", "count", default=640, show_default=True, help="Photos of a turn.")
 @click.option("--ray", is_flag=True, help="Compare the engines instead.")
+@click.option("--at-once", is_flag=True, help="Compare how many photos pass at once instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def main(turns: int, count: int, *, ray: bool, as_json: bool) -> None:
+def main(turns: int, count: int, *, ray: bool, at_once: bool, as_json: bool) -> None:
     """Measure."""
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         spec = checkpoint(Path(folder), "open_clip", "ViT-B-32")
         # The zero-shot head is made once, outside the loop: the animals of one page suffice.
         model = load_model(spec, FEW, ModelOptions(device="cpu"))
-        if ray:
+        if at_once:
+            results = measure_at_once(Path(folder), turns)
+        elif ray:
             results["ViT-B-32"] = measure_ray(model, count, turns)
         else:
             results["ViT-B-32"] = measure(model, count, turns)
