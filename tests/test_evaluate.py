@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import timm
@@ -564,6 +565,25 @@ def test_another_release_is_another_evaluation(run, study, models, tmp_path):
     release(Workspace(fewer), ReleaseParameters(str(fewer / "release"), ("any",)), Progress())
     assert not run(models["one"], release=fewer / "release").fresh
     assert len({e["release"]["digest"] for e in contents(tmp_path)}) == 2
+
+
+def test_classes_of_which_one_group_is_there_are_told(run, study, models, tmp_path):
+    halved = study.root.parent / "halved"
+    (halved / "manifests").mkdir(parents=True)
+    for path in (study.root / "cap.toml", study.root / "photos"):
+        (halved / path.name).symlink_to(path)
+    for file in (study.root / "manifests").iterdir():
+        if file.stem != "split":
+            (halved / "manifests" / file.name).symlink_to(file)
+    rows = study.read("split")
+    half = rows["class_name"][0].as_py()
+    gone = pc.and_(pc.equal(rows["class_name"], half), pc.equal(rows["group"], "counter"))
+    write_table(halved / "manifests" / "split.parquet", rows.filter(pc.invert(gone)), SPLIT)
+    release(Workspace(halved), ReleaseParameters(str(halved / "release"), ("any",)), Progress())
+    told = Told()
+    run(models["two"], release=halved / "release", progress=told)
+    (note,) = told.notes
+    assert f"have photos of one group only ({half}), so that the drop is not between" in note
 
 
 # The model that chose

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from manifests.errors import CapError
 from manifests.schema import REGIONS
-from manifests.tables import from_rows
+from manifests.tables import from_rows, write_bytes
 from manifests.workspace import Job
 from pipeline.discover.regions import Boxes, boxes_digest, boxes_from, grid_boxes, read_boxes
 from pipeline.discover.scored import ScoredPhotos
@@ -71,14 +71,17 @@ def look(
         return True
     source = PhotoSource.of(workspace.photos, parameters.photos_at)
     with engine_for(parameters, progress, source.folder) as engine:
+        # What `auto` meant when the run began, so that all its batches are of one precision.
+        begun = run.folder / "precision"
         model = load_scorer(
             workspace,
             receipt,
             parameters.model,
             engine,
             device=parameters.device,
-            precision=parameters.precision,
+            precision=begun.read_text() if begun.exists() else parameters.precision,
         )
+        write_bytes(begun, model.description["precision"].encode())
         if model.embedding_dim is None:
             msg = f"{model.name} gives no embeddings, so that its regions cannot be clustered"
             raise CapError(msg)

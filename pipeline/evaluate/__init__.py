@@ -45,6 +45,8 @@ __all__ = ["evaluate", "evaluate_set"]
 
 _PACKAGES = ("torch", "open_clip_torch", "timm", "pillow", "numpy", "pyarrow")
 _ROWS_AT_ONCE = 2048
+_NAMED = 3
+"""Classes that a warning names."""
 
 
 def evaluate(parameters: EvaluateParameters, base: Path, progress: Progress) -> Outcome:
@@ -114,6 +116,7 @@ def evaluate_set(
     choices = choices_for(parameters.label_space, photos)
     rows = _of_partition(photos, parameters.partition)
     task = _Task(photos, rows, choices, parameters.partition, parameters)
+    _tell_halves(rows, progress)
     folder = ResultsFolder(Path(parameters.out) if parameters.out else base / "results")
     made: list[_Made] = []
     for spec in specs:
@@ -158,6 +161,20 @@ def _of_partition(photos: EvaluationSet, partition: str) -> pa.Table:
         msg = f"{photos.place} has no partition {partition} (it has {there}); use --partition all"
         raise CapError(msg)
     return rows
+
+
+def _tell_halves(rows: pa.Table, progress: Progress) -> None:
+    """Say which classes have photos of one group only: the groups then are of different classes."""
+    groups = rows.group_by("class_name").aggregate([("group", "count_distinct")])
+    most = pc.max(groups["group_count_distinct"])
+    halves = groups.filter(pc.less(groups["group_count_distinct"], most))
+    names = sorted(halves["class_name"].to_pylist())
+    if names:
+        first = ", ".join(names[:_NAMED])
+        progress.note(
+            f"warning: {len(names)} of {groups.num_rows} classes have photos of one group only "
+            f"({first}), so that the drop is not between the same classes"
+        )
 
 
 def _evaluate_model(
