@@ -217,7 +217,7 @@ def _several(
         draw_of = groups * np.arange(draws)[:, None]
         counts = np.zeros(draws * groups, dtype=np.int64)
         last = np.cumsum(observers_with)
-        for number in range(1, size + 1):
+        for number in (np.flatnonzero(observers_with[1:]) + 1).tolist():
             rows = handed[:, last[number - 1] : last[number]]
             taken = _some(rng, group, rows, number).reshape(draws, -1)
             counts += np.bincount((taken + draw_of).ravel(), minlength=len(counts))
