@@ -174,6 +174,21 @@ def test_q_values_are_benjamini_and_hochbergs_over_the_classes_that_were_tested(
     assert alone["p_value"] == other["p_value"]
 
 
+def test_classes_with_a_small_drop_help_no_other_to_be_selected():
+    rule = Rule(draws=2000, min_drop=0.2)
+    borderline = {"grass": (32, 40, 9, 9), "sky": (22, 40, 9, 9)}
+    small = {"grass": (190, 200, 9, 9), "sky": (170, 200, 9, 9)}
+    tables = [judged(borderline), judged(small, class_index=1)]
+    (alone,) = choose_controlled(tables[0], "run", rule)
+    assert 0.025 < alone["p_value"] <= 0.05
+    assert alone["selected"]
+    first, second = choose_controlled(pa.concat_tables(tables), "run", rule)
+    assert second["reason"] == "the drop of 10.0 points is not above 20"
+    assert first["q_value"] <= 0.05
+    assert not first["selected"]
+    assert "among classes whose drop is above 20 points, above 0.05)" in first["reason"]
+
+
 def test_photos_of_few_observers_count_for_less():
     everyone = chosen({"grass": (32, 40, 32, 40), "sky": (18, 40, 18, 40)})
     cells = {"grass": (32, 40, 32, 40), "sky": (18, 40, 18, 40)}
@@ -195,6 +210,8 @@ def test_a_model_reported_for_has_its_own_accuracies_on_the_same_pair_and_may_no
     assert row["selected"]
     assert not row["shown"]
     assert mark_only_its_own(pairs, reported)[0]["only_its_own"]
+    unmeasured = [{**pair, "drop_honest": None, "shown": None} for pair in reported]
+    assert "only_its_own" not in mark_only_its_own(pairs, unmeasured)[0]
     agreeing = report_pairs(judged(STRONG), "third", pairs)
     assert not mark_only_its_own(pairs, [*reported, *agreeing])[0]["only_its_own"]
 

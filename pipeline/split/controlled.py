@@ -138,8 +138,8 @@ def choose_controlled(
     tried = [i for i, eligible in enumerate(enough) if eligible.sum() > 1]
     tasks = [_compared(classes[i], enough[i], rule) for i in tried]
     results = _test(tasks, progress, workers)
-    q_values = _false_discovery([result.p_value for result in results])
-    tested = dict(zip(tried, zip(results, q_values, strict=True), strict=True))
+    most = [_most_different(classes[i], enough[i]) for i in tried]
+    tested = dict(zip(tried, _corrected(results, most, rule), strict=True))
     pairs = []
     for i, photos in enumerate(classes):
         pair: Pair = {
@@ -150,7 +150,7 @@ def choose_controlled(
             "backgrounds": int(enough[i].sum()),
         }
         if i in tested:
-            pair |= _chosen(photos, enough[i], *tested[i], rule)
+            pair |= _chosen(photos, enough[i], tested[i], rule)
         else:
             pair |= {"selected": False, "reason": _too_few(photos, int(enough[i].sum()), rule)}
         pairs.append(pair)
@@ -192,6 +192,50 @@ def _compared(photos: _Class, enough: Bools, rule: Rule) -> _Task:
     return _Task(compared, rule.draws, (rule.seed, photos.index))
 
 
+@dataclass(frozen=True)
+class _Most:
+    """The pair of a class that differs most: codes of its backgrounds, and the drop exactly."""
+
+    common: int
+    counter: int
+    drop: Fraction
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """A class's pair and test.
+
+    Attributes
+    ----------
+    q_value
+        Corrected for all classes that were tested.
+    q_of_large
+        Corrected likewise, where a class counts as one of chance if its drop is too small to be
+        selected: of those selected by it, the share of false ones is bounded.
+    """
+
+    most: _Most
+    result: TestResult
+    q_value: float
+    q_of_large: float
+
+
+def _corrected(results: list[TestResult], most: list[_Most], rule: Rule) -> list[_Tested]:
+    p_values = [result.p_value for result in results]
+    # Those that are left out for their drop must not help others to be selected.
+    of_large = [
+        p_value if _is_large(pair, rule) else 1.0
+        for p_value, pair in zip(p_values, most, strict=True)
+    ]
+    q_values = (_false_discovery(p_values), _false_discovery(of_large))
+    return [_Tested(*each) for each in zip(most, results, *q_values, strict=True)]
+
+
+def _is_large(pair: _Most, rule: Rule) -> bool:
+    # In floating point 0.55 - 0.5 exceeds 0.05.
+    return pair.drop > Fraction(str(rule.min_drop))
+
+
 def _false_discovery(p_values: list[float]) -> list[float]:
     """q-values by Benjamini and Hochberg, Journal of the Royal Statistical Society B 57 (1995)."""
     from scipy import stats
@@ -211,8 +255,8 @@ def _too_few(photos: _Class, enough: int, rule: Rule) -> str:
     )
 
 
-def _most_different(photos: _Class, enough: Bools) -> tuple[int, int]:
-    """Codes of common and counter: the pair with the largest standardised difference.
+def _most_different(photos: _Class, enough: Bools) -> _Most:
+    """The pair with the largest standardised difference.
 
     Compared exactly and squared, without the factor that all pairs of a class share. Among equal
     ones the larger drop wins, then more photos, then the names that come first.
@@ -230,39 +274,44 @@ def _most_different(photos: _Class, enough: Bools) -> tuple[int, int]:
 
     # The first of the best in the order of their names, which codes follow.
     best = max(combinations(np.flatnonzero(enough).tolist(), 2), key=rank)
-    return best if drop(best) >= 0 else (best[1], best[0])
+    common, counter = best if drop(best) >= 0 else (best[1], best[0])
+    return _Most(common, counter, drop((common, counter)))
 
 
-def _chosen(
-    photos: _Class, enough: Bools, result: TestResult, q_value: float, rule: Rule
-) -> dict[str, Any]:
-    common, counter = _most_different(photos, enough)
+def _chosen(photos: _Class, enough: Bools, tested: _Tested, rule: Rule) -> dict[str, Any]:
+    common, counter, result = tested.most.common, tested.most.counter, tested.result
     among = photos.validation & enough[photos.background]
     found = {
         "common_background": photos.backgrounds[common],
         "counter_background": photos.backgrounds[counter],
         **_drops(photos, common, counter),
         "p_value": result.p_value,
-        "q_value": q_value,
+        "q_value": tested.q_value,
         "statistic": result.statistic,
         "draws": result.draws,
         "observers": len(np.unique(photos.observer[among])),
     }
-    sizes, right = (counts.tolist() for counts in photos.counts(photos.validation))
-    # In floating point 0.55 - 0.5 exceeds 0.05.
-    drop = Fraction(right[common], sizes[common]) - Fraction(right[counter], sizes[counter])
-    reason = None
+    reason = _why_not(tested, rule)
     if not result.draws:
         which = "correctly" if photos.correct[among].any() else "wrongly"
         reason = f"all {int(among.sum())} photos compared are named {which}, on every background"
-    elif q_value > rule.fdr:
-        reason = (
-            f"chance explains the difference (p = {result.p_value:.2g}, q = {q_value:.2g}, "
+    return {**found, "selected": reason is None, "reason": reason}
+
+
+def _why_not(tested: _Tested, rule: Rule) -> str | None:
+    """Why a class that was tested is not selected; None where it is."""
+    p_value, least = tested.result.p_value, f"{100 * rule.min_drop:g}"
+    chance = f"chance explains the difference (p = {p_value:.2g}, q = "
+    if tested.q_value > rule.fdr:
+        return f"{chance}{tested.q_value:.2g}, above {rule.fdr:g})"
+    if not _is_large(tested.most, rule):
+        return f"the drop of {100 * float(tested.most.drop):.1f} points is not above {least}"
+    if tested.q_of_large > rule.fdr:
+        return (
+            f"{chance}{tested.q_of_large:.2g} among classes whose drop is above {least} points, "
             f"above {rule.fdr:g})"
         )
-    elif drop <= Fraction(str(rule.min_drop)):
-        reason = f"the drop of {100 * float(drop):.1f} points is not above {100 * rule.min_drop:g}"
-    return {**found, "selected": reason is None, "reason": reason}
+    return None
 
 
 def _drops(photos: _Class, common: int, counter: int) -> dict[str, Any]:
@@ -323,10 +372,14 @@ def report_pairs(judged: pa.Table, run: str, chosen: list[Pair]) -> list[Pair]:
 def mark_only_its_own(chosen: list[Pair], reported: list[Pair]) -> list[Pair]:
     """The chosen pairs, each marked where no model reported for shows its drop.
 
-    A model shows a drop where the interval of its honest drop lies above zero.
+    A model shows a drop where the interval of its honest drop lies above zero. A class whose honest
+    drop no such model has is not marked.
     """
+    measured = {p["class_index"] for p in reported if p["drop_honest"] is not None}
     shown = {pair["class_index"] for pair in reported if pair.get("shown")}
     return [
-        {**pair, "only_its_own": pair["class_index"] not in shown} if pair["selected"] else pair
+        {**pair, "only_its_own": pair["class_index"] not in shown}
+        if pair["selected"] and pair["class_index"] in measured
+        else pair
         for pair in chosen
     ]
