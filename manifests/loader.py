@@ -374,17 +374,20 @@ class Split:
         if not len(self):
             msg = "the split has no photos to evaluate on"
             raise ReleaseError(msg)
-        ids = self._rows["photo_id"].to_pylist()
+        # The intervals hang on no other order of the photos.
+        names = ["photo_id", "class_index", "class_name", "group", "creator_id"]
+        rows = self._rows.select(names).sort_by("photo_id").combine_chunks()
+        ids = rows["photo_id"].to_pylist()
         given = _as_mapping(predictions, str(self.release["label_space"]))
         _check_ids(ids, given)
-        classes = self._rows["class_index"].to_numpy()
+        classes = rows["class_index"].to_numpy()
         predicted = np.array([given[photo_id] for photo_id in ids])
         return evaluate_groups(
             predicted == classes,
             classes.astype(np.int64),
-            np.array(self._rows["group"].to_pylist(), dtype=np.str_),
-            observer_codes(self._rows),
-            dict(zip(classes.tolist(), self._rows["class_name"].to_pylist(), strict=True)),
+            np.array(rows["group"].to_pylist(), dtype=np.str_),
+            observer_codes(rows),
+            dict(zip(classes.tolist(), rows["class_name"].to_pylist(), strict=True)),
             seed=seed,
         )
 

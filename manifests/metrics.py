@@ -106,7 +106,8 @@ def drop_interval(correct: Bools, common: Bools, observers: Ints) -> tuple[float
     Newcombe's interval, with the numbers of photos replaced by effective ones: divided by the
     design effect, which is the drop's variance over observers by that of independent photos, and
     by what Student's t asks beyond the normal quantile where observers are few. Where every
-    observer has one photo it is Newcombe's interval itself.
+    observer has one photo it is Newcombe's interval itself. A group that one observer took counts
+    as one photo.
 
     Parameters
     ----------
@@ -139,27 +140,45 @@ def drop_interval(correct: Bools, common: Bools, observers: Ints) -> tuple[float
 
 
 def _effective(correct: Bools, groups: Bools, unit: Ints) -> tuple[Floats, Floats]:
-    """Effective photos and right ones of both groups, where units hold several photos."""
-    from scipy import special
+    """Effective photos and right ones of both groups, where units hold several photos.
 
+    A group counts as one photo at least, and as no more where all of it is of one unit, which tells
+    nothing of how units differ.
+    """
     photos = groups.sum(axis=0)
     accuracy = (groups & correct[:, None]).sum(axis=0) / photos
+    # Linearised: what each unit adds to each group's accuracy, of shape (units, groups).
+    shares = groups * (correct[:, None] - accuracy) / photos
     units = int(unit.max()) + 1
-    in_group = np.zeros((units, 2))
+    influence, in_group = np.zeros((2, units, groups.shape[1]))
+    np.add.at(influence, unit, shares)
     np.add.at(in_group, unit, groups)
     members = (in_group > 0).sum(axis=0)
+    alike = ~influence.any(axis=0)
     independent = float((accuracy * (1 - accuracy) / photos).sum())
-    if independent == 0:
-        return members.astype(np.float64), accuracy * members
-    # Linearised: what each unit adds to the drop.
-    shares = groups * (correct[:, None] - accuracy) / photos
-    influence = np.bincount(unit, weights=shares[:, 0] - shares[:, 1], minlength=units)
-    freedom = max(1, int(members.sum()) - 2)
-    variance = float((influence**2).sum()) * units / max(1, units - 1)
-    design_effect = max(1.0, variance / independent)
-    quantile = float(special.stdtrit(freedom, 0.975))
-    effective = photos / design_effect * (_Z95 / quantile) ** 2
+    effective = members.astype(np.float64)
+    if independent > 0:
+        variances = (influence**2).sum(axis=0) * members / np.maximum(1, members - 1)
+        variance = float(variances.sum() - 2 * influence.prod(axis=1).sum())
+        student = _Z95 / _quantile(variances, members)
+        whole = photos / max(1.0, variance / independent) * student**2
+        effective = np.where(alike, np.minimum(whole, members), whole)
+    effective = np.where(members > 1, np.maximum(effective, 1), 1)
     return effective, accuracy * effective
+
+
+def _quantile(variances: Floats, members: Ints) -> float:
+    """Student's 97.5 % quantile for a sum of variances, each over so many units.
+
+    Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics
+    Bulletin 2 (1946), 110-114.
+    """
+    from scipy import special
+
+    told = members > 1
+    spread = float((variances[told] ** 2 / (members[told] - 1)).sum())
+    freedom = float(variances.sum()) ** 2 / spread if spread > 0 else float(members.min()) - 1
+    return float(special.stdtrit(max(1.0, freedom), 0.975))
 
 
 @dataclass(frozen=True)
@@ -285,15 +304,19 @@ def _draws(size: int, draws: int, rng: np.random.Generator) -> NDArray[np.float3
 class Bootstrap:
     """Resamples of a split's photos, the same for whatever is measured on them.
 
-    Whole clusters are drawn with replacement within each class of each group. Because every measure
-    sees the same resamples, the interval of a difference between two models on the same photos is
-    that of their photo-wise difference.
+    Whole clusters are drawn with replacement within each class of each group; where all photos
+    there are of one cluster, which has nothing to vary, they are drawn one by one. Because every
+    measure sees the same resamples, the interval of a difference between two models on the same
+    photos is that of their photo-wise difference.
 
     Parameters
     ----------
     classes, groups, clusters
         Per photo, of shape (photos,): the class index, the group, and which photos belong together
         (one observer's).
+    photos
+        Per photo, of shape (photos,): a number that tells it from the others, and by which they
+        are put in order where they are drawn one by one; None takes them as they come.
     draws, seed
         Number of resamples, and the seed they come from.
 
@@ -309,15 +332,19 @@ class Bootstrap:
         groups: NDArray[np.str_],
         clusters: Ints,
         *,
+        photos: Ints | None = None,
         draws: int = 1000,
         seed: int = 0,
     ) -> None:
+        every = np.arange(len(classes)) if photos is None else photos
         rng = np.random.default_rng(seed)
         self._strata: list[_Stratum] = []
         for group in np.unique(groups):
             for class_index in np.unique(classes[groups == group]):
                 rows = np.flatnonzero((groups == group) & (classes == class_index))
                 _, cluster = np.unique(clusters[rows], return_inverse=True)
+                if not cluster.any():
+                    _, cluster = np.unique(every[rows], return_inverse=True)
                 drawn = _draws(int(cluster.max()) + 1, draws, rng)
                 self._strata.append(_Stratum(str(group), rows, cluster, drawn))
         self._photos = self._sums(np.ones(len(classes)))

@@ -32,6 +32,7 @@ __all__ = [
     "is_volatile",
     "observer_codes",
     "observers",
+    "photo_codes",
     "read_parts",
     "read_table",
     "replacing",
@@ -135,7 +136,16 @@ def observers(photos: pa.Table) -> pa.Array:
 
 def observer_codes(photos: pa.Table) -> NDArray[np.int64]:
     """A number for each photo's observer, of shape (photos,), in the order of their names."""
-    ranks = pc.rank(observers(photos), sort_keys="ascending", tiebreaker="dense")
+    return _codes(observers(photos))
+
+
+def photo_codes(photos: pa.Table) -> NDArray[np.int64]:
+    """A number for each photo, of shape (photos,), in the order of their ids."""
+    return _codes(photos["photo_id"].combine_chunks())
+
+
+def _codes(names: pa.Array) -> NDArray[np.int64]:
+    ranks = pc.rank(names, sort_keys="ascending", tiebreaker="dense")
     codes: NDArray[np.int64] = ranks.to_numpy().astype(np.int64) - 1
     return codes
 

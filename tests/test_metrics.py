@@ -90,6 +90,33 @@ def test_photos_that_repeat_each_other_count_once_in_the_interval_of_a_drop():
     assert thrice == pytest.approx(single, abs=0.005)
 
 
+@pytest.mark.parametrize(("people", "at_least"), [(1, 0.9), (2, 0.6), (5, 0.55)])
+def test_photos_of_few_people_tell_little_of_a_drop(people, at_least):
+    common = np.arange(40) < 20
+    correct = np.arange(40) % 20 < np.where(common, 18, 10)
+    # Of a person who took all photos of a group, nothing tells how people differ.
+    owner = np.where(common, np.arange(40) % people, np.arange(40))
+    low, high = drop_interval(correct, common, owner)
+    assert high - low > at_least
+    independent = drop_interval(correct, common, np.arange(40))
+    assert low < independent[0]
+    assert independent[1] < high
+
+
+@pytest.mark.parametrize("people", [1, 2, 3, 5])
+def test_the_interval_of_a_drop_covers_the_truth_where_few_people_took_a_group(people):
+    rng = np.random.default_rng(3)
+    common = np.arange(50) < 20
+    owner = np.where(common, np.arange(50) % people, np.arange(50))
+    held = 0
+    for _ in range(300):
+        mood, own = rng.random(50)[owner], rng.random(50)
+        luck = np.where(rng.random(50) < 0.5, mood, own)
+        low, high = drop_interval(luck < np.where(common, 0.85, 0.6), common, owner)
+        held += low <= 0.25 <= high
+    assert held / 300 >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 300)
+
+
 @pytest.mark.parametrize("observers", [1, 3])
 def test_the_interval_of_a_drop_covers_the_truth_in_19_of_20_worlds(observers):
     rng = np.random.default_rng(7)
@@ -232,9 +259,23 @@ def test_intervals_do_not_depend_on_the_order_of_the_photos(split, random):
     classes, groups, observers, correct, _ = split
     order = list(range(len(classes)))
     random.shuffle(order)
-    expected = Bootstrap(classes, groups, observers, draws=50).balanced(correct)
-    shuffled = Bootstrap(classes[order], groups[order], observers[order], draws=50)
+    photos = np.arange(len(classes))
+    expected = Bootstrap(classes, groups, observers, photos=photos, draws=50).balanced(correct)
+    shuffled = Bootstrap(
+        classes[order], groups[order], observers[order], photos=photos[order], draws=50
+    )
     assert shuffled.balanced(correct[order]) == expected
+
+
+def test_photos_of_one_observer_alone_still_have_an_interval():
+    groups = np.array(["common"] * 20 + ["counter"] * 20)
+    correct = np.arange(40) % 20 < np.where(groups == "common", 18, 10)
+    one = np.zeros(40, dtype=np.int64)
+    found = Bootstrap(one, groups, one).balanced(correct)
+    each = Bootstrap(one, groups, np.arange(40)).balanced(correct)
+    for group in ("common", "counter", "drop"):
+        assert found[group] == each[group]
+        assert found[group].ci_low < found[group].value < found[group].ci_high
 
 
 @settings(max_examples=50)

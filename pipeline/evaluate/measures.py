@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.metrics import Bootstrap, class_shares, mcnemar
-from manifests.tables import observer_codes
+from manifests.tables import observer_codes, photo_codes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,7 +38,12 @@ class Photos:
         )
         self.observers = observer_codes(rows)
         self.bootstrap = Bootstrap(
-            self.classes, self.groups, self.observers, draws=resamples, seed=seed
+            self.classes,
+            self.groups,
+            self.observers,
+            photos=photo_codes(rows),
+            draws=resamples,
+            seed=seed,
         )
 
 
