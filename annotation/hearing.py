@@ -59,6 +59,8 @@ class Heard:
         Photos on the server that the workspace does not have.
     moved
         Photos that were asked about as another class than the workspace has them in.
+    replaced
+        Photos whose bytes are other ones by now than those that were asked about.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -66,6 +68,7 @@ class Heard:
     complaints: list[str] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
     moved: set[str] = field(default_factory=set)
+    replaced: set[str] = field(default_factory=set)
 
 
 def hear(
@@ -92,12 +95,16 @@ def hear(
     Where one person has answered twice for a photo, the answer changed last stands.
     """
     heard = Heard()
+    stored = {photo_id for own in photos.values() for photo_id in own}
     latest: dict[tuple[Any, ...], tuple[datetime.datetime, int, Row]] = {}
     for project, mirror in mirrors:
         for key, task in mirror.tasks.items():
             own_photos = photos.get(task.sha256)
             name = task.photo_id or f"task {key} of {project.title!r}"
-            if own_photos is None:
+            if own_photos is None and task.sha256 and task.photo_id in stored:
+                heard.replaced.add(name)
+                own_photos = {}
+            elif own_photos is None:
                 heard.unknown.add(name)
                 own_photos = {task.photo_id: task.class_name} if task.photo_id else {}
             # A photo that has another id by now was heard under its earlier one.

@@ -198,6 +198,7 @@ def _outcome(workspace: Workspace, labels: _Home, confirmations: _Home, *, fresh
     complaints = _complaints(labels, confirmations)
     unknown = labels.heard.unknown | confirmations.heard.unknown
     moved = labels.heard.moved | confirmations.heard.moved
+    replaced = labels.heard.replaced | confirmations.heard.replaced
     gone = labels.gone + confirmations.gone
     if complaints:
         lines.append(
@@ -215,12 +216,18 @@ def _outcome(workspace: Workspace, labels: _Home, confirmations: _Home, *, fresh
             f"({', '.join(sorted(moved)[:3])}); these answers are left out, and `cap annotate "
             "push` asks again"
         )
+    if replaced:
+        lines.append(
+            f"{len(replaced)} photos have other bytes by now than those that were asked about "
+            f"({', '.join(sorted(replaced)[:3])}); these answers are left out"
+        )
     if gone:
         lines.append(f"{gone} answers of earlier pulls are no longer on the server and are kept")
     facts |= {
         "left_out": complaints,
         "unknown": sorted(unknown),
         "moved": sorted(moved),
+        "replaced": sorted(replaced),
         "kept_though_gone": gone,
     }
     return Outcome("annotate pull", "\n  ".join(lines), facts, fresh)
