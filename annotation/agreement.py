@@ -9,7 +9,8 @@ first answers count for agreement, because who adjudicates has seen them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import combinations
@@ -51,11 +52,34 @@ if TYPE_CHECKING:
     from manifests.progress import Progress
     from manifests.workspace import Workspace
 
-__all__ = ["Agreement", "Report", "agreement", "measure"]
+__all__ = ["Agreement", "Photo", "Report", "agreement", "measure"]
 
 _DECISIONS = ("keep", "reject")
 
 Answer = Mapping[str, Any]
+
+
+_KEPT = ("unique", "keeper")
+"""Relations of photos that go on from dedup."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo that answers may be about.
+
+    Attributes
+    ----------
+    sha256
+        Digest of its bytes; None where there are none.
+    class_name
+        The class that it is said to be of.
+    kept
+        Whether it goes on from dedup.
+    """
+
+    sha256: str | None
+    class_name: str
+    kept: bool = True
 
 
 @dataclass(frozen=True)
@@ -205,18 +229,40 @@ def _disputes(annotations: pa.Table, class_names: Mapping[str, str]) -> tuple[di
     )
 
 
-def _told_once(rows: Sequence[Answer]) -> list[Answer]:
-    """Each answer with the first of the photos that it is about: copies of a photo share one."""
+def _representatives(photos: Mapping[str, Photo], predicted: Collection[str]) -> dict[str, str]:
+    """Of photos of a class with the same bytes, the one that stands for all: photo_id by photo_id.
+
+    One whose background is predicted, else one that dedup kept, else the first.
+    """
+    copies: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for photo_id, photo in photos.items():
+        if photo.sha256 is not None:
+            copies[photo.sha256, photo.class_name].append(photo_id)
+    first = {
+        content: min(ids, key=lambda i: (i not in predicted, not photos[i].kept, i))
+        for content, ids in copies.items()
+    }
+    return {photo_id: first[content] for content, ids in copies.items() for photo_id in ids}
+
+
+def _told_once(rows: Sequence[Answer], representatives: Mapping[str, str]) -> list[Answer]:
+    """What each person said of each content, with the photo that stands for it."""
+
+    def place(row: Answer) -> tuple[bool, str]:
+        photo_id = str(row["photo_id"])
+        return representatives.get(photo_id, photo_id) != photo_id, photo_id
+
     told: dict[tuple[Any, ...], Answer] = {}
-    for row in sorted(rows, key=lambda row: str(row["photo_id"])):
-        own = row["source_id"] or row["photo_id"]
-        told.setdefault((row["source"], own, row["annotator"], row["round"]), row)
+    for row in sorted(rows, key=place):
+        photo_id = representatives.get(row["photo_id"], row["photo_id"])
+        key = (photo_id, row["annotator"], row["round"])
+        told.setdefault(key, {**row, "photo_id": photo_id})
     return list(told.values())
 
 
 def measure(
     annotations: pa.Table,
-    class_names: Mapping[str, str],
+    photos: Mapping[str, Photo],
     run: str | None,
     predicted: Mapping[str, str],
     bootstrap: Bootstrap,
@@ -227,14 +273,15 @@ def measure(
     ----------
     annotations
         The table, adjudications included. An answer about exact copies counts once.
-    class_names
-        Classes of the photos, by photo_id.
+    photos
+        The photos, by photo_id; one that is not there stands for itself.
     run, predicted
         The scoring run that suggested, and the background that it predicts by photo_id.
     bootstrap
         How intervals are drawn.
     """
-    rows = _told_once(annotations.to_pylist())
+    rows = _told_once(annotations.to_pylist(), _representatives(photos, predicted))
+    class_names = {photo_id: photo.class_name for photo_id, photo in photos.items()}
     first = [row for row in rows if row["round"] == "first"]
     ratings = _Ratings(first)
     counts = confusion(ratings.background, len(ratings.categories))
@@ -253,6 +300,18 @@ def measure(
     )
 
 
+def _photos(workspace: Workspace) -> dict[str, Photo]:
+    dropped: set[str] = set()
+    if workspace.has("duplicates"):
+        relations = workspace.read("duplicates").select(["photo_id", "relation"]).to_pylist()
+        dropped = {row["photo_id"] for row in relations if row["relation"] not in _KEPT}
+    rows = workspace.read("photos").select(["photo_id", "sha256", "class_name"]).to_pylist()
+    return {
+        row["photo_id"]: Photo(row["sha256"], row["class_name"], row["photo_id"] not in dropped)
+        for row in rows
+    }
+
+
 def agreement(workspace: Workspace, parameters: AgreementParameters, progress: Progress) -> Outcome:
     """Measure the agreement of the annotators, and write it to `results/agreement.json`."""
     del progress
@@ -260,17 +319,16 @@ def agreement(workspace: Workspace, parameters: AgreementParameters, progress: P
         msg = f"--resamples is {parameters.resamples}; an interval needs at least one, better 1000"
         raise CapError(msg)
     run = parameters.suggest
-    annotations = workspace.read("annotations")
-    photos = workspace.read("photos")
-    ids, names = photos["photo_id"].to_pylist(), photos["class_name"].to_pylist()
     report = measure(
-        annotations,
-        dict(zip(ids, names, strict=True)),
+        workspace.read("annotations"),
+        _photos(workspace),
         run,
         predicted_backgrounds(workspace, run) if run is not None else {},
         Bootstrap(parameters.resamples, parameters.seed),
     )
-    tables = ["annotations", "photos", *([f"predictions/{run}"] if run is not None else [])]
+    tables = ["annotations", "photos"]
+    tables += ["duplicates"] if workspace.has("duplicates") else []
+    tables += [f"predictions/{run}"] if run is not None else []
     facts = {
         "cap_version": __version__,
         "parameters": asdict(parameters),

@@ -13,7 +13,7 @@ from conftest import cap
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
-from annotation.agreement import Report, agreement, measure
+from annotation.agreement import Photo, Report, agreement, measure
 from annotation.agreement_text import render
 from annotation.coefficients import (
     MISSING,
@@ -28,7 +28,7 @@ from annotation.coefficients import (
 from annotation.parameters import AgreementParameters
 from manifests.errors import CapError
 from manifests.progress import Progress
-from manifests.schema import ANNOTATIONS, PHOTOS, PREDICTIONS
+from manifests.schema import ANNOTATIONS, DUPLICATES, PHOTOS, PREDICTIONS
 from manifests.tables import from_rows, write_table
 from manifests.workspace import Workspace
 
@@ -216,9 +216,10 @@ def answer(photo: str, annotator: str, said: str | None, **more) -> dict:
     }
 
 
-def measured(answers: list[dict], classes=None, run=None, predicted=None) -> Report:
+def measured(answers: list[dict], classes=None, run=None, predicted=None, photos=None) -> Report:
     table = from_rows(answers, ANNOTATIONS.schema)
-    return measure(table, classes or {}, run, predicted or {}, FEW)
+    of_class = {photo: Photo(None, name) for photo, name in (classes or {}).items()}
+    return measure(table, photos or of_class, run, predicted or {}, FEW)
 
 
 def found_in(report: Report, question: str, **scope) -> dict[str, Coefficient]:
@@ -344,6 +345,9 @@ def test_disputes_are_what_two_people_decided_and_nobody_settled():
     assert "ann: grass, bob: reject" in render(report)
 
 
+COPIES = {photo: Photo("0" * 64, "lion") for photo in ("copy", "photo")}
+
+
 def test_an_answer_about_copies_of_a_photo_counts_once():
     both = [
         answer(photo, person, said, source_id=f"uid/{person}")
@@ -351,9 +355,40 @@ def test_an_answer_about_copies_of_a_photo_counts_once():
         for person, said in (("ann", "grass"), ("bob", "sky"))
     ]
     other = [answer("other", "ann", "sky", source_id="uid/3")]
-    report = measured([*both, *other])
+    report = measured([*both, *other], photos=COPIES)
     assert (report.photos, report.answers) == (2, 3)
     assert [dispute["photo_id"] for dispute in report.disputes] == ["copy"]
+    # What went out to a file and came back has a line of its own for each copy.
+    lines = [{**row, "source_id": str(line)} for line, row in enumerate(both)]
+    assert measured(lines, photos=COPIES).answers == 2
+
+
+def test_copies_in_two_classes_are_two_questions():
+    photos = COPIES | {"copy": Photo("0" * 64, "otter")}
+    answers = [answer(photo, "ann", "grass", source_id="uid/1") for photo in ("copy", "photo")]
+    assert measured(answers, photos=photos).answers == 2
+
+
+def test_people_who_were_told_of_different_copies_of_a_photo_are_compared():
+    ann = [answer(photo, "ann", "grass", source_id="uid/1") for photo in ("copy", "photo")]
+    bob = answer("photo", "bob", "sky", source="import:bob.csv", source_id="2")
+    report = measured([*ann, bob], photos=COPIES | {"copy": Photo("0" * 64, "lion", kept=False)})
+    assert (report.photos, report.answers) == (1, 2)
+    assert found_in(report, "background")["krippendorff_alpha"].photos == 1
+    assert [dispute["photo_id"] for dispute in report.disputes] == ["photo"]
+
+
+def test_anchoring_looks_at_the_copy_that_the_run_has_scored():
+    said = {"a": "grass", "photo": "sky", "b": "grass"}
+    answers = [
+        answer(photo, "ann", what, source_id=f"uid/{what}", suggested_background="grass")
+        for photo, what in said.items()
+    ]
+    answers += [{**answers[1], "photo_id": "copy"}]
+    hidden = answer("c", "ann", "grass", source_id="uid/4")
+    predicted = dict.fromkeys(("a", "b", "c", "photo"), "grass")
+    found = measured([*answers, hidden], run="r", predicted=predicted, photos=COPIES).anchoring
+    assert (found.from_other_run, found.shown.same, found.shown.answers) == (0, 2, 3)
 
 
 def suggested(number: int, shown: bool, said: str | None, **more) -> dict:
@@ -439,6 +474,25 @@ def put(workspace: Workspace, answers: list[dict], space: str = "backgrounds") -
         path = workspace.table_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(path, from_rows(rows, spec.schema), spec)
+
+
+def test_the_copy_that_dedup_kept_stands_for_all(workspace):
+    answers = [
+        answer(photo, person, said, source_id=f"uid/{person}")
+        for photo in ("copy", "photo")
+        for person, said in (("ann", "grass"), ("bob", "sky"))
+    ]
+    put(workspace, answers)
+    copies = [row | {"sha256": "0" * 64} for row in workspace.read("photos").to_pylist()]
+    relations = [
+        {"photo_id": "copy", "keeper": "photo", "relation": "exact", "status": "ok"},
+        {"photo_id": "photo", "keeper": "photo", "relation": "keeper", "status": "ok"},
+    ]
+    for name, rows, spec in (("photos", copies, PHOTOS), ("duplicates", relations, DUPLICATES)):
+        write_table(workspace.table_path(name), from_rows(rows, spec.schema), spec)
+    facts = agreement(workspace, AgreementParameters(resamples=10), Progress()).facts
+    assert [dispute["photo_id"] for dispute in facts["disputes"]] == ["photo"]
+    assert set(facts["inputs"]) == {"annotations", "photos", "duplicates"}
 
 
 def test_the_command_prints_tables_and_writes_the_same_facts_as_json(workspace):
