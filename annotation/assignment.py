@@ -8,13 +8,19 @@ decided for a photo depends on its digest and the seed only, so that pushing aga
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from manifests.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from manifests.vocabulary import LabelSpace
 
 __all__ = [
     "EVERYONE",
@@ -25,6 +31,7 @@ __all__ = [
     "assign",
     "draw",
     "in_order",
+    "meaning",
     "planned",
     "still_needed",
 ]
@@ -40,11 +47,28 @@ _GROUPS = 2
 class Asked(NamedTuple):
     """A question: a photo's digest, and the class that it is said to be of.
 
-    Where a photo has moved to another class, what was said of it there is no answer.
+    Where a photo has moved to another class, what was said of it there is no answer. Classes are
+    compared by what their names mean, so that a name that was only spelled otherwise is the same.
     """
 
     sha256: str
     class_name: str
+
+
+def meaning(space: LabelSpace) -> Callable[[str], str]:
+    """A function from a class's name, whatever its spelling, to the name that `space` has for it.
+
+    A name that the label space does not know, or that may mean several classes, stays as it is.
+    """
+
+    @functools.cache
+    def meant(name: str) -> str:
+        try:
+            return space.names[space.index_of(name)]
+        except UnknownNameError:
+            return name
+
+    return meant
 
 
 @dataclass(frozen=True)

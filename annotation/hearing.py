@@ -76,6 +76,7 @@ def hear(
     photos: Mapping[str, Mapping[str, str]],
     people: Mapping[int, str],
     kind: Kind,
+    meant: Callable[[str], str],
 ) -> Heard:
     """Rows of a table from mirrored projects.
 
@@ -89,6 +90,8 @@ def hear(
         Names by the server's user id.
     kind
         What the projects ask.
+    meant
+        What names of classes mean; see `meaning`.
 
     Notes
     -----
@@ -113,7 +116,11 @@ def hear(
                 for photo_id in {*own_photos, task.photo_id}
                 if photo_id
             )
-            ids = [i for i, of in own_photos.items() if task.class_name in {"", of}]
+            ids = [
+                photo_id
+                for photo_id, class_name in own_photos.items()
+                if not task.class_name or meant(task.class_name) == meant(class_name)
+            ]
             if own_photos and not ids:
                 heard.moved.add(name)
             for answer in task.answers:

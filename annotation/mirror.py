@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,10 +81,15 @@ class MirroredTask:
             sealed=str(data.get("sealed") or ""),
         )
 
-    @property
-    def asked(self) -> Asked:
-        """What is asked."""
-        return Asked(self.sha256, self.class_name)
+    def asked(self, meant: Callable[[str], str]) -> Asked:
+        """What is asked.
+
+        Parameters
+        ----------
+        meant
+            What names of classes mean; see `meaning`.
+        """
+        return Asked(self.sha256, meant(self.class_name))
 
 
 @dataclass
@@ -198,18 +203,19 @@ class Mirror:
         )
         return (held[False], held[True]) == (counts.answers, counts.skips)
 
-    def asked(self) -> set[Asked]:
+    def asked(self, meant: Callable[[str], str]) -> set[Asked]:
         """What the server has."""
-        return {task.asked for task in self.tasks.values()}
+        return {task.asked(meant) for task in self.tasks.values()}
 
-    def doubled(self) -> list[int]:
+    def doubled(self, meant: Callable[[str], str]) -> list[int]:
         """Ids of unanswered tasks that ask what an older, or an answered, task asks already."""
         answered_first = sorted(self.tasks, key=lambda key: (not self.tasks[key].answers, key))
         seen: set[Asked] = set()
         found = []
         for key in answered_first:
             task = self.tasks[key]
-            if task.asked in seen and not task.answers:
+            asked = task.asked(meant)
+            if asked in seen and not task.answers:
                 found.append(key)
-            seen.add(task.asked)
+            seen.add(asked)
         return found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
+from annotation.assignment import meaning
 from annotation.client import Address, Project, connect
 from annotation.hearing import CONFIRMATION, LABEL, SOURCE, Heard, Kind, hear
 from annotation.labels import refuse_doubled, settle_labels
@@ -64,6 +65,7 @@ def pull(workspace: Workspace, parameters: PullParameters, progress: Progress) -
     classes: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for row in stored.select(["sha256", "photo_id", "class_name"]).to_pylist():
         classes[row["sha256"]][row["photo_id"]] = row["class_name"]
+    meant = meaning(workspace.label_space)
     with connect(Address.from_environment()) as client:
         projects = client.projects(workspace_id(workspace))
         if not projects and not any(_standing(workspace, k).num_rows for k in _KINDS):
@@ -85,7 +87,7 @@ def pull(workspace: Workspace, parameters: PullParameters, progress: Progress) -
         _home(
             workspace,
             kind,
-            hear([m for m in mirrors if _kind(m[0]) is kind], classes, people, kind),
+            hear([m for m in mirrors if _kind(m[0]) is kind], classes, people, kind, meant),
             asked=any(_kind(project) is kind for project in projects),
         )
         for kind in _KINDS

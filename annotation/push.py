@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from annotation.assignment import EVERYONE, TWICE, Candidate, assign
+from annotation.assignment import EVERYONE, TWICE, Asked, Candidate, assign, meaning
 from annotation.client import Address, Client, Project, ProjectMark, connect, new_uid
 from annotation.confirming import confirming
 from annotation.mirror import Mirror, MirroredTask, mirror_folder, workspace_id
@@ -92,6 +92,7 @@ class _Sending:
         self.inquiry = inquiry
         self.progress = progress
         self.unreadable = 0
+        self.meant = meaning(workspace.label_space)
 
     def run(self) -> Outcome:
         inquiry, plan = self.inquiry, self.inquiry.plan
@@ -103,7 +104,7 @@ class _Sending:
         by_asked = {question.candidate.asked: question for question in inquiry.questions}
         given = assign(
             [question.candidate for question in inquiry.questions],
-            {batch: mirror.asked() for batch, mirror in mirrors.items()},
+            {batch: mirror.asked(self.meant) for batch, mirror in mirrors.items()},
             plan,
         )
         sent: Counter[str] = Counter()
@@ -172,7 +173,8 @@ class _Sending:
         mirror = Mirror.load(self._folder, project.mark.uid)
         mirror.refresh(self.client, project)
         deadline = time.monotonic() + _LANDING_SECONDS
-        while set(mirror.in_flight) - mirror.asked() and time.monotonic() < deadline:
+        flying = {Asked(each.sha256, self.meant(each.class_name)) for each in mirror.in_flight}
+        while flying - mirror.asked(self.meant) and time.monotonic() < deadline:
             time.sleep(0.5)
             mirror.refresh(self.client, project)
         self._remove_doubled(mirror)
@@ -181,7 +183,7 @@ class _Sending:
         return mirror
 
     def _remove_doubled(self, mirror: Mirror) -> None:
-        for key in mirror.doubled():
+        for key in mirror.doubled(self.meant):
             self.client.delete_task(key)
             del mirror.tasks[key]
 

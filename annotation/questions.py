@@ -13,15 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from annotation.assignment import Candidate, Plan, draw, in_order, planned, still_needed
+from annotation.assignment import (
+    Candidate,
+    Plan,
+    draw,
+    in_order,
+    meaning,
+    planned,
+    still_needed,
+)
 from annotation.client import ClusterMark, photo_url
 from annotation.consensus import NONE_FITS, disputed
 from annotation.screen import PHOTO, Screen, labelling_screen
 from annotation.suggestions import predicted_backgrounds
+from manifests.errors import CapError
 from manifests.kept import kept_photos
 
 if TYPE_CHECKING:
     from annotation.parameters import PushParameters
+    from manifests.vocabulary import LabelSpace
     from manifests.workspace import Workspace
 
 __all__ = ["SUGGESTION", "Inquiry", "Question", "labelling", "labelling_question", "task_of"]
@@ -188,7 +198,7 @@ def _questions(
     suggestions: Mapping[str, str] = {}
     if parameters.suggest is not None and not parameters.adjudicate:
         suggestions = predicted_backgrounds(workspace, parameters.suggest)
-    definitions = workspace.label_space.definitions
+    space = workspace.label_space
     have: list[tuple[int, str]] = []
     asked: list[Question] = []
     columns = ["photo_id", "sha256", "path", "class_index", "class_name"]
@@ -201,6 +211,7 @@ def _questions(
         )
         if not wanted:
             continue
+        row["class_name"] = _present_name(space, row)
         predicted = suggestions.get(row["photo_id"])
         suggested = predicted
         if draw(parameters.seed, "suggest", row["sha256"]) < parameters.without_suggestion:
@@ -208,11 +219,31 @@ def _questions(
         asked.append(
             labelling_question(
                 Candidate(**row, suggested=suggested, predicted=predicted),
-                definitions[row["class_index"]] if definitions else "",
+                space.definitions[row["class_index"]] if space.definitions else "",
                 _told(dispute[row["photo_id"]]) if parameters.adjudicate else None,
             )
         )
     return asked, have
+
+
+def _present_name(space: LabelSpace, photo: Mapping[str, Any]) -> str:
+    """What the label space calls a photo's class now.
+
+    Raises
+    ------
+    CapError
+        If another class has its place by now, whose definition people would read.
+    """
+    index, name = int(photo["class_index"]), str(photo["class_name"])
+    present = space.names[index] if index < len(space) else None
+    meant = meaning(space)
+    if present is None or (name != present and meant(name) != meant(present)):
+        msg = (
+            f"{photo['photo_id']} was collected as class {index}, {name!r}; {space.name} has "
+            "another there now. Run `cap collect` first"
+        )
+        raise CapError(msg)
+    return present
 
 
 def _told(answers: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -1,16 +1,29 @@
-"""Answers belong to the bytes and the class that people were asked about, and to no others."""
+"""Answers belong to the bytes and the class that people were asked about, and to no others.
+
+What is a photo's class, and whether it was asked about already, depends on what names mean.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
+import pytest
 from annotators import choice, kept
 
+from annotation.assignment import Asked, meaning
 from annotation.client import ClusterMark, Project, ProjectMark
 from annotation.confirming import seal
 from annotation.hearing import CONFIRMATION, LABEL, Heard, hear
 from annotation.mirror import Mirror, MirroredTask
+from annotation.parameters import PushParameters
+from annotation.questions import labelling
+from manifests.errors import CapError
+from manifests.progress import Progress
+from manifests.vocabulary import LabelSpace
+from manifests.workspace import Workspace
+from pipeline.collect import collect
+from pipeline.parameters import CollectParameters
 
 OLD, NEW = "0" * 64, "1" * 64
 MARK = ProjectMark("workspace", "uid", "screen", "first", "everyone")
@@ -38,11 +51,21 @@ def said(result: list[dict]) -> dict:
 SNOW = said(kept("snow"))
 
 
+MEANT = meaning(
+    LabelSpace(
+        "animals",
+        ("polar bear", "lion", "missile", "missile"),
+        ids=("n02134084", "n02129165", "n1", "n2"),
+        synonyms=(("ice bear", "Ursus maritimus"), (), (), ()),
+    )
+)
+
+
 def heard(tasks: list[MirroredTask], photos: dict[str, dict[str, str]], mark=MARK) -> Heard:
     project = Project(id=1, title="study", config="", mark=mark)
     mirror = Mirror(Path("mirror.json"), tasks=dict(enumerate(tasks, start=1)))
     kind = LABEL if mark.about is None else CONFIRMATION
-    return hear([(project, mirror)], photos, {1: "ann"}, kind)
+    return hear([(project, mirror)], photos, {1: "ann"}, kind, MEANT)
 
 
 def test_answers_about_a_photo_that_was_replaced_say_nothing_of_the_new_one():
@@ -74,3 +97,52 @@ def test_answers_about_discoveries_do_not_go_over_to_other_bytes_either():
     assert [row["photo_id"] for row in heard([asked], {}, ABOUT).rows] == ["a"]
     found = heard([asked], {NEW: {"a": "lion"}}, ABOUT)
     assert (found.rows, found.replaced) == ([], {"a"})
+
+
+@pytest.mark.parametrize("spelled", ["polar bear", "Polar Bear", "ice_bear", "Ursus maritimus"])
+def test_a_class_that_was_only_spelled_otherwise_is_the_same(spelled):
+    found = heard([task("a", OLD, spelled, answers=[SNOW])], {OLD: {"a": "polar bear"}})
+    assert [row["photo_id"] for row in found.rows] == ["a"]
+    assert not found.moved
+
+
+@pytest.mark.parametrize(("asked", "now"), [("lion", "polar bear"), ("Missile", "missile")])
+def test_another_class_is_another_and_an_ambiguous_name_stands_for_itself(asked, now):
+    found = heard([task("a", OLD, asked, answers=[SNOW])], {OLD: {"a": now}})
+    assert (found.rows, found.moved) == ([], {"a"})
+
+
+def test_a_photo_is_not_asked_about_again_because_its_class_is_spelled_otherwise():
+    mirror = Mirror(Path("mirror.json"), tasks={1: task("a", OLD, "Ice Bear")})
+    assert mirror.asked(MEANT) == {Asked(OLD, "polar bear")}
+    mirror.add(2, task("a", OLD, "polar bear"))
+    assert mirror.doubled(MEANT) == [2]
+
+
+@pytest.fixture
+def animals_file(workspace: Workspace, animals: Path) -> Path:
+    """The file of the label space of a workspace with photos."""
+    file = workspace.root / "animals.csv"
+    (workspace.root / "cap.toml").write_text('label_space = "animals.csv"\n')
+    file.write_text("name,synonyms,definition\nice bear,,white\nlion,,yellow\notter,,brown\n")
+    collect(workspace, CollectParameters(root=str(animals), workers=1), Progress())
+    return file
+
+
+def test_people_read_the_present_name_of_a_class_with_its_definition(workspace, animals_file):
+    animals_file.write_text(
+        "name,synonyms,definition\nPolar Bear,ice bear,white\nLion,,yellow\notter,,brown\n"
+    )
+    questions = labelling(Workspace(workspace.root), PushParameters()).questions
+    read = {(q.shown["class_name"], q.shown["class_definition"]) for q in questions}
+    assert read == {("Polar Bear", "white"), ("Lion", "yellow"), ("otter", "brown")}
+    assert {q.candidate.class_name for q in questions} == {"Polar Bear", "Lion", "otter"}
+
+
+@pytest.mark.parametrize(
+    "rows", ["wolf,,grey\nice bear,,white\nlion,,yellow\notter,,brown\n", "ice bear,,white\n"]
+)
+def test_no_definition_of_another_class_is_shown(workspace, animals_file, rows):
+    animals_file.write_text("name,synonyms,definition\n" + rows)
+    with pytest.raises(CapError, match=r"collected as class .* Run `cap collect` first"):
+        labelling(Workspace(workspace.root), PushParameters())
