@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from annotation.answers import AnswerError, Given, read_answer, read_confirmation
+from annotation.assignment import Asked
 from annotation.client import Project
 from annotation.confirming import unsealed
 from annotation.mirror import Mirror, MirroredTask
@@ -58,9 +59,13 @@ class Heard:
     unknown
         Photos on the server that the workspace does not have.
     moved
-        Photos that were asked about as another class than the workspace has them in.
+        Photos with answers to another class than the workspace has them in.
     replaced
-        Photos whose bytes are other ones by now than those that were asked about.
+        Photos with answers to other bytes than the workspace has of them.
+    unasked
+        Those of `moved` and `replaced` whose labels are not asked for anew on the server.
+    nameless
+        Tasks about no photo that the workspace has or had, in words.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -69,6 +74,8 @@ class Heard:
     unknown: set[str] = field(default_factory=set)
     moved: set[str] = field(default_factory=set)
     replaced: set[str] = field(default_factory=set)
+    unasked: set[str] = field(default_factory=set)
+    nameless: set[str] = field(default_factory=set)
 
 
 def hear(
@@ -98,31 +105,30 @@ def hear(
     Where one person has answered twice for a photo, the answer changed last stands.
     """
     heard = Heard()
-    stored = {photo_id for own in photos.values() for photo_id in own}
+    stored = {
+        photo_id: Asked(sha256, meant(class_name))
+        for sha256, own in photos.items()
+        for photo_id, class_name in own.items()
+    }
+    asked = {question for _, mirror in mirrors for question in mirror.asked(meant)}
     latest: dict[tuple[Any, ...], tuple[datetime.datetime, int, Row]] = {}
     for project, mirror in mirrors:
         for key, task in mirror.tasks.items():
-            own_photos = photos.get(task.sha256)
             name = task.photo_id or f"task {key} of {project.title!r}"
-            if own_photos is None and task.sha256 and task.photo_id in stored:
-                heard.replaced.add(name)
-                own_photos = {}
-            elif own_photos is None:
+            now = photos.get(task.sha256, {})
+            ids = [i for i in now if not task.class_name or task.asked(meant) == stored[i]]
+            if not now and not task.photo_id:
+                heard.nameless.add(name)
+            elif not now and (not task.sha256 or task.photo_id not in stored):
                 heard.unknown.add(name)
-                own_photos = {task.photo_id: task.class_name} if task.photo_id else {}
+                ids = [task.photo_id]
+            elif not ids and task.answers:
+                (heard.moved if now else heard.replaced).add(name)
+                # The question that is to be asked in the place of this one.
+                if task.class_name and not asked & {stored[i] for i in now or (task.photo_id,)}:
+                    heard.unasked.add(name)
             # A photo that has another id by now was heard under its earlier one.
-            heard.live.update(
-                (project.mark.uid, photo_id)
-                for photo_id in {*own_photos, task.photo_id}
-                if photo_id
-            )
-            ids = [
-                photo_id
-                for photo_id, class_name in own_photos.items()
-                if not task.class_name or meant(task.class_name) == meant(class_name)
-            ]
-            if own_photos and not ids:
-                heard.moved.add(name)
+            heard.live.update((project.mark.uid, i) for i in {*now, task.photo_id} if i)
             for answer in task.answers:
                 try:
                     given, own = kind.read(answer, task, project)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,14 +208,37 @@ class Mirror:
         return {task.asked(meant) for task in self.tasks.values()}
 
     def doubled(self, meant: Callable[[str], str]) -> list[int]:
-        """Ids of unanswered tasks that ask what an older, or an answered, task asks already."""
+        """Ids of unanswered tasks that ask what an older, or an answered, task asks already.
+
+        Tasks without a digest were added by somebody else, and ask we do not know what.
+        """
         answered_first = sorted(self.tasks, key=lambda key: (not self.tasks[key].answers, key))
         seen: set[Asked] = set()
         found = []
         for key in answered_first:
             task = self.tasks[key]
             asked = task.asked(meant)
-            if asked in seen and not task.answers:
+            if asked in seen and task.sha256 and not task.answers:
                 found.append(key)
             seen.add(asked)
         return found
+
+    def moved(
+        self, classes: Mapping[str, Collection[str]], meant: Callable[[str], str]
+    ) -> list[int]:
+        """Ids of unanswered tasks about photos that are in other classes only by now.
+
+        Parameters
+        ----------
+        classes
+            By digest, what the classes of the workspace's photos mean.
+        meant
+            What names of classes mean; see `meaning`.
+        """
+        return [
+            key
+            for key, task in self.tasks.items()
+            if task.class_name
+            and not task.answers
+            and meant(task.class_name) not in classes.get(task.sha256, {meant(task.class_name)})
+        ]

@@ -198,38 +198,55 @@ def _outcome(workspace: Workspace, labels: _Home, confirmations: _Home, *, fresh
         )
         facts |= {"confirmations": rows.num_rows, "discoveries": clusters}
     complaints = _complaints(labels, confirmations)
-    unknown = labels.heard.unknown | confirmations.heard.unknown
-    moved = labels.heard.moved | confirmations.heard.moved
-    replaced = labels.heard.replaced | confirmations.heard.replaced
     gone = labels.gone + confirmations.gone
     if complaints:
         lines.append(
             f"{len(complaints)} answers make no sense and are left out; they stay in Label Studio"
         )
-    if unknown:
-        first = ", ".join(sorted(unknown)[:3])
-        lines.append(
-            f"{len(unknown)} photos in Label Studio are not in the workspace ({first}); their "
-            "answers are kept"
-        )
-    if moved:
-        lines.append(
-            f"{len(moved)} photos were asked about as another class than theirs is now "
-            f"({', '.join(sorted(moved)[:3])}); these answers are left out, and `cap annotate "
-            "push` asks again"
-        )
-    if replaced:
-        lines.append(
-            f"{len(replaced)} photos have other bytes by now than those that were asked about "
-            f"({', '.join(sorted(replaced)[:3])}); these answers are left out"
-        )
+    lines += _about_photos(labels.heard, confirmations.heard)
     if gone:
         lines.append(f"{gone} answers of earlier pulls are no longer on the server and are kept")
     facts |= {
         "left_out": complaints,
-        "unknown": sorted(unknown),
-        "moved": sorted(moved),
-        "replaced": sorted(replaced),
+        "unknown": sorted(labels.heard.unknown | confirmations.heard.unknown),
+        "moved": sorted(labels.heard.moved | confirmations.heard.moved),
+        "replaced": sorted(labels.heard.replaced | confirmations.heard.replaced),
+        "nameless": sorted(labels.heard.nameless | confirmations.heard.nameless),
         "kept_though_gone": gone,
     }
     return Outcome("annotate pull", "\n  ".join(lines), facts, fresh)
+
+
+def _about_photos(labels: Heard, confirmations: Heard) -> list[str]:
+    """What is to be said of tasks that are about no photo as the workspace has it."""
+    unknown = labels.unknown | confirmations.unknown
+    replaced = labels.replaced | confirmations.replaced
+    nameless = labels.nameless | confirmations.nameless
+    lines = []
+    if unknown:
+        lines.append(
+            f"{len(unknown)} photos in Label Studio are not in the workspace "
+            f"({_first(unknown)}); their answers are kept"
+        )
+    if nameless:
+        lines.append(
+            f"{len(nameless)} tasks in Label Studio are about no photo of the workspace "
+            f"({_first(nameless)}); what people say there is left out"
+        )
+    for photos, what in (
+        (
+            labels.moved | confirmations.moved,
+            "were asked about as another class than theirs is now",
+        ),
+        (replaced, "have other bytes by now than those that were asked about"),
+    ):
+        if photos:
+            again = ", and `cap annotate push` asks again" if photos & labels.unasked else ""
+            lines.append(
+                f"{len(photos)} photos {what} ({_first(photos)}); these answers are left out{again}"
+            )
+    return lines
+
+
+def _first(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:3])

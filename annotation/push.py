@@ -8,10 +8,13 @@ is sent, and one of each lot as an annotator would see it.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
 
 from annotation.assignment import EVERYONE, TWICE, Asked, Candidate, assign, meaning
 from annotation.client import Address, Client, Project, ProjectMark, connect, new_uid
@@ -177,13 +180,30 @@ class _Sending:
         while flying - mirror.asked(self.meant) and time.monotonic() < deadline:
             time.sleep(0.5)
             mirror.refresh(self.client, project)
-        self._remove_doubled(mirror)
+        self._remove(mirror, mirror.doubled(self.meant))
+        moved = mirror.moved(self._classes, self.meant)
+        self._remove(mirror, moved)
+        if moved:
+            self.progress.note(
+                f"annotate push: {len(moved)} photos that nobody has answered in "
+                f"{project.title!r} are in another class by now; these questions are taken back"
+            )
         mirror.in_flight = ()
         mirror.save()
         return mirror
 
-    def _remove_doubled(self, mirror: Mirror) -> None:
-        for key in mirror.doubled(self.meant):
+    @cached_property
+    def _classes(self) -> dict[str, set[str]]:
+        """By digest, what the classes of the stored photos mean."""
+        classes: defaultdict[str, set[str]] = defaultdict(set)
+        photos = self.workspace.read("photos")
+        stored = photos.filter(pc.equal(photos["status"], "ok"))
+        for row in stored.select(["sha256", "class_name"]).to_pylist():
+            classes[row["sha256"]].add(self.meant(row["class_name"]))
+        return classes
+
+    def _remove(self, mirror: Mirror, keys: Sequence[int]) -> None:
+        for key in keys:
             self.client.delete_task(key)
             del mirror.tasks[key]
 

@@ -494,10 +494,28 @@ def _run_annotate(root: click.Context) -> bool:
                 return True
         if not os.environ.get("LABEL_STUDIO_API_KEY"):
             return _labels_there(root)
-        for name in ("push", "pull"):
-            with annotate.commands[name].make_context(name, [], parent=group) as sub:
-                annotate.commands[name].invoke(sub)
+        before = _labelled(root)
+        _invoke_all(group, "push", "pull")
+        # What was answered of a photo that is in another class by now is no label any more, so
+        # that it is asked about anew.
+        if before - _labelled(root):
+            _invoke_all(group, "push")
     return _people_are_done(root)
+
+
+def _invoke_all(group: click.Context, *names: str) -> None:
+    for name in names:
+        with annotate.commands[name].make_context(name, [], parent=group) as sub:
+            annotate.commands[name].invoke(sub)
+
+
+def _labelled(root: click.Context) -> set[str]:
+    """The photos that have a label, by photo_id."""
+    with _explained():
+        workspace = root.obj.workspace()
+        return set(
+            workspace.read("labels")["photo_id"].to_pylist() if workspace.has("labels") else ()
+        )
 
 
 def _labels_there(root: click.Context) -> bool:

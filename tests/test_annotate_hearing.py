@@ -99,6 +99,46 @@ def test_answers_about_discoveries_do_not_go_over_to_other_bytes_either():
     assert (found.rows, found.replaced) == ([], {"a"})
 
 
+def test_a_photo_is_asked_about_again_until_its_new_question_stands():
+    before = task("a", OLD, "polar bear", answers=[SNOW])
+    found = heard([before], {OLD: {"a": "lion"}})
+    assert (found.moved, found.unasked) == ({"a"}, {"a"})
+    found = heard([before, task("a", OLD)], {OLD: {"a": "lion"}})
+    assert (found.moved, found.unasked) == ({"a"}, set())
+    found = heard([before, task("a", NEW)], {NEW: {"a": "lion"}})
+    assert (found.replaced, found.unasked) == ({"a"}, set())
+
+
+@pytest.mark.parametrize("photos", [{OLD: {"a": "lion"}}, {NEW: {"a": "lion"}}])
+def test_questions_that_nobody_answered_are_no_loss(photos):
+    found = heard([task("a", OLD, "polar bear")], photos)
+    assert not found.moved | found.replaced | found.unasked
+    assert found.live == {("uid", "a")}
+
+
+def test_unanswered_questions_about_photos_of_other_classes_by_now_are_known():
+    tasks = [
+        task("a", OLD, "polar bear"),
+        task("a", OLD, "Lion"),
+        task("a", OLD, "polar bear", answers=[SNOW]),
+        task("gone", NEW, "polar bear"),
+        task("a", OLD, ""),
+        task("", ""),
+    ]
+    mirror = Mirror(Path("mirror.json"), tasks=dict(enumerate(tasks, start=1)))
+    assert mirror.moved({OLD: {"lion"}}, MEANT) == [1]
+    assert mirror.moved({OLD: {"lion", "polar bear"}}, MEANT) == []
+
+
+def test_tasks_that_somebody_else_added_are_neither_doubled_nor_said_to_be_kept():
+    tasks = [task("", "", ""), task("", "", "", answers=[SNOW]), task("", "", "")]
+    mirror = Mirror(Path("mirror.json"), tasks=dict(enumerate(tasks, start=1)))
+    assert mirror.doubled(MEANT) == []
+    found = heard(tasks, {OLD: {"a": "lion"}})
+    assert (found.rows, found.unknown) == ([], set())
+    assert found.nameless == {f"task {key} of 'study'" for key in (1, 2, 3)}
+
+
 @pytest.mark.parametrize("spelled", ["polar bear", "Polar Bear", "ice_bear", "Ursus maritimus"])
 def test_a_class_that_was_only_spelled_otherwise_is_the_same(spelled):
     found = heard([task("a", OLD, spelled, answers=[SNOW])], {OLD: {"a": "polar bear"}})

@@ -26,6 +26,8 @@ from manifests.progress import Progress
 from manifests.schema import PHOTOS, PREDICTIONS
 from manifests.tables import from_rows, write_table
 from manifests.workspace import Workspace
+from pipeline.collect import collect
+from pipeline.parameters import CollectParameters
 
 BEAR, LION, OTTER = "folder:ice bear/0.jpg", "folder:lion/1.jpg", "folder:otter/2.jpg"
 
@@ -269,6 +271,39 @@ def test_a_photo_that_is_in_another_class_by_now_is_asked_about_again(office, st
     office.pull(study)
     assert answers(study)[moved, "ann"]["background"] == "grass"
     assert len(answers(study)) == 1
+
+
+def test_a_run_asks_at_once_about_a_photo_that_is_in_another_class_by_now(office, study, ann):
+    office.push(study)
+    ann.answer(office.tasks(study)[BEAR], rejected("label_noise"))
+    office.pull(study)
+    for moved in (BEAR, OTTER):
+        rename(study, moved, moved, "lion")
+    photos_at = str(photo_root(office.root))
+    command = ("run", "--from", "annotate", "--to", "annotate")
+    said = cap(*command, cwd=study.root, CAP_ANNOTATE_PUSH_PHOTOS_AT=photos_at)
+    # Nobody has answered what was asked about the otter.
+    assert "1 photos that nobody has answered" in said.stderr
+    with office.client() as client:
+        (project,) = client.projects(workspace_id(study))
+        asked = [task.data for task in client.tasks(project, None)]
+    classes = {i: {t["class_name"] for t in asked if t["photo_id"] == i} for i in (BEAR, OTTER)}
+    assert classes == {BEAR: {"polar bear", "lion"}, OTTER: {"lion"}}
+    outcome = office.pull(study)
+    assert outcome.facts["moved"] == [BEAR]
+    assert "asks again" not in outcome.text
+
+
+def test_a_class_that_is_only_spelled_otherwise_is_not_asked_about_again(office, study, ann):
+    office.push(study)
+    ann.answer(office.tasks(study)[BEAR], kept("snow"))
+    (study.root / "animals.csv").write_text("name,synonyms\nPolar Bear,ice bear\nLion,\nOtter,\n")
+    (study.root / "cap.toml").write_text('label_space = "animals.csv"\n')
+    again = Workspace(study.root)
+    collect(again, CollectParameters(root=str(office.root / "animals")), Progress())
+    assert office.push(again).facts["sent"] == 0
+    assert office.pull(again).facts["moved"] == []
+    assert labels(again)[BEAR]["background"] == "snow"
 
 
 def test_a_photo_that_cannot_be_read_is_told_and_not_sent(office, study):
