@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from manifests.workspace import Workspace
 
 __all__ = ["import_tags", "read_tags", "tags_to_annotations"]
+
+Rows = Sequence[Mapping[str, Any]]
 
 _REASONS = ("label_noise", "feature_noise", "ambiguity", "clarity")
 
@@ -143,27 +146,89 @@ def _check_unknown(unknown: Sequence[str], tags: PhotoRows, *, skip: bool) -> No
         raise CapError(msg)
 
 
-def _refuse_namesake(workspace: Workspace, annotations: pa.Table, name: str) -> None:
+_KEY = ("photo_id", "annotator", "round")
+_SAID = ("decision", "background", "background_second")
+
+
+@dataclass(frozen=True)
+class _Replaced:
+    """Answers of an earlier file of the same name: how many are gone, and how many are others."""
+
+    gone: int = 0
+    changed: int = 0
+
+    def __str__(self) -> str:
+        """As the end of a sentence; empty where all stand."""
+        if not self.gone and not self.changed:
+            return ""
+        return f"; of the earlier answers {self.gone} fall away and {self.changed} change"
+
+
+def _replaced(earlier: Rows, new: Rows) -> _Replaced:
+    said = {tuple(row[k] for k in _KEY): [row[k] for k in _SAID] for row in new}
+    now = [said.get(tuple(row[k] for k in _KEY)) for row in earlier]
+    changed = [s != [row[k] for k in _SAID] for row, s in zip(earlier, now, strict=True) if s]
+    return _Replaced(now.count(None), sum(changed))
+
+
+def _refuse_namesake(earlier: Rows, new: Rows, name: str) -> None:
     """Refuse a file of the same name as an earlier one, but with other people's other answers.
+
+    Parameters
+    ----------
+    earlier, new
+        The answers of both; of the earlier ones, those about photos that the workspace has.
+    name
+        The name of the file.
 
     Raises
     ------
     CapError
         If its rows would take the place of theirs.
     """
-    if not workspace.has("annotations"):
-        return
-    standing = workspace.read("annotations")
-    earlier = standing.filter(pc.equal(standing["source"], f"import:{name}"))
-    before, after = (set(table["annotator"].to_pylist()) for table in (earlier, annotations))
-    said = ["photo_id", "decision", "background"]
-    answers = [sorted(map(str, t.select(said).to_pylist())) for t in (earlier, annotations)]
-    if before and not before & after and answers[0] != answers[1]:
+    before, after = ({row["annotator"] for row in rows} for rows in (earlier, new))
+    missing = before - after
+    if missing:
         msg = (
-            f"an earlier {name} has the answers of {', '.join(sorted(before))}, which these of "
+            f"an earlier {name} has the answers of {', '.join(sorted(missing))}, which these of "
             f"{', '.join(sorted(after))} would replace; give this file another name"
         )
         raise CapError(msg)
+    # A name that was taken from the file's tells nothing of who has tagged.
+    photos = ({row["photo_id"] for row in rows} for rows in (earlier, new))
+    if before == after == {Path(name).stem} and set.isdisjoint(*photos):
+        msg = (
+            f"an earlier {name} has tags of {len(earlier)} other photos, which these would "
+            "replace; give this file another name, or put all tags into one file"
+        )
+        raise CapError(msg)
+
+
+def _check_earlier(
+    workspace: Workspace, annotations: pa.Table, photos: pa.Table, name: str
+) -> _Replaced:
+    """What becomes of the answers of an earlier file of the same name.
+
+    Raises
+    ------
+    CapError
+        If they seem to be another file's.
+    """
+    if not workspace.has("annotations"):
+        return _Replaced()
+    standing = workspace.read("annotations")
+    own = pc.equal(standing["source"], f"import:{name}")
+    there = pc.is_in(standing["photo_id"], photos["photo_id"].combine_chunks())
+    earlier = standing.filter(pc.and_(own, there)).to_pylist()
+    new = annotations.to_pylist()
+    answers = [
+        sorted(str([row[k] for k in ("photo_id", *_SAID)]) for row in r) for r in (earlier, new)
+    ]
+    # The same answers are the same person's, under another name.
+    if not earlier or answers[0] == answers[1]:
+        return _Replaced()
+    _refuse_namesake(earlier, new, name)
+    return _replaced(earlier, new)
 
 
 def import_tags(workspace: Workspace, parameters: ImportParameters, progress: Progress) -> Outcome:
@@ -180,7 +245,7 @@ def import_tags(workspace: Workspace, parameters: ImportParameters, progress: Pr
     _check_unknown(unknown, tags, skip=parameters.skip_unknown)
     advice = f"name whoever made {tags.name} with --annotator"
     refuse_doubled(workspace, annotations, f"import:{tags.name}", advice)
-    _refuse_namesake(workspace, annotations, tags.name)
+    replaced = _check_earlier(workspace, annotations, photos, tags.name)
     job = Job(
         table="annotations",
         stage="annotate import",
@@ -194,10 +259,15 @@ def import_tags(workspace: Workspace, parameters: ImportParameters, progress: Pr
     settled = settle_labels(workspace)
     labels = workspace.read("labels")
     decided = count_by(labels, "decision")
-    facts = {"tags": annotations.num_rows, "labels": labels.num_rows, "unknown": len(unknown)}
+    facts = {
+        "tags": annotations.num_rows,
+        "labels": labels.num_rows,
+        "unknown": len(unknown),
+        **asdict(replaced),
+    }
     left_out = f"; {len(unknown)} tags of unknown photos left out" if unknown else ""
     text = (
         f"{annotations.num_rows} tags; {decided.get('keep', 0)} photos kept, "
-        f"{decided.get('reject', 0)} rejected{left_out}"
+        f"{decided.get('reject', 0)} rejected{left_out}{replaced}"
     )
     return Outcome("annotate import", text, {**facts, **decided}, run.fresh and settled)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -15,8 +16,8 @@ from annotation.imports import import_tags
 from annotation.parameters import ImportParameters
 from manifests.errors import CapError
 from manifests.progress import Progress
-from manifests.schema import ANNOTATIONS, LABELS
-from manifests.tables import from_rows, validate
+from manifests.schema import ANNOTATIONS, LABELS, PHOTOS
+from manifests.tables import from_rows, validate, write_table
 from manifests.workspace import Workspace
 from pipeline.collect import collect
 from pipeline.parameters import CollectParameters
@@ -138,6 +139,48 @@ def test_a_file_of_the_same_name_does_not_take_the_place_of_another_persons(coll
     # The same answers are ann's own, under another name.
     tagged(collected, other, tags, annotator="Ann")
     assert collected.read("annotations")["annotator"].to_pylist() == ["Ann"]
+
+
+def test_a_file_named_like_anothers_does_not_remove_one_of_its_people(collected, tmp_path):
+    for name in ("both", "ann"):
+        (tmp_path / name).mkdir()
+    rows = "path,background,annotator\nlion/0.jpg,grass,ann\n"
+    tagged(collected, tmp_path / "both" / "tags.csv", rows + "lion/1.jpg,rock,bob\n")
+    with pytest.raises(CapError, match=r"an earlier tags.csv has the answers of bob, which"):
+        tagged(collected, tmp_path / "ann" / "tags.csv", rows)
+    assert collected.read("annotations")["annotator"].to_pylist() == ["ann", "bob"]
+
+
+def test_tags_without_a_name_are_not_taken_for_those_of_another_folder(collected, tmp_path):
+    for name in ("ann", "bob"):
+        (tmp_path / name).mkdir()
+    tagged(collected, tmp_path / "ann" / "tags.csv", "path,background\nlion/0.jpg,grass\n")
+    other = tmp_path / "bob" / "tags.csv"
+    with pytest.raises(CapError, match=r"an earlier tags.csv has tags of 1 other photos"):
+        tagged(collected, other, "path,background\nlion/1.jpg,rock\n")
+    assert collected.read("annotations")["photo_id"].to_pylist() == ["folder:lion/0.jpg"]
+
+
+def test_a_file_that_has_grown_or_was_corrected_replaces_itself_and_says_what_changes(
+    collected, tmp_path
+):
+    path = tmp_path / "tags.csv"
+    head = "path,background\n"
+
+    def told(text: str) -> str:
+        path.write_text(head + text)
+        return import_tags(collected, ImportParameters(file=str(path)), Progress()).text
+
+    assert "earlier" not in told("lion/0.jpg,grass\nlion/1.jpg,rock\n")
+    assert "earlier" not in told("lion/0.jpg,grass\nlion/1.jpg,rock\nlion/2.jpg,sky\n")
+    said = told("lion/0.jpg,grass\nlion/1.jpg,sand\n")
+    assert said.endswith("; of the earlier answers 1 fall away and 1 change")
+    # Photos that have left the workspace hold no file back.
+    photos = collected.read("photos")
+    collected.receipt_path("photos").unlink()
+    left = photos.filter(pc.starts_with(photos["photo_id"], "folder:otter"))
+    write_table(collected.table_path("photos"), left, PHOTOS)
+    assert "earlier" not in told("otter/0.jpg,water\n")
 
 
 def answer(annotator: str, background: str | None, decision: str = "keep", **more) -> dict:
