@@ -62,10 +62,14 @@ class Owner:
     def from_environment(cls) -> Owner:
         """From LABEL_STUDIO_USERNAME, _PASSWORD and _API_KEY; what is not said is made up."""
         return cls(
-            email=os.environ.get("LABEL_STUDIO_USERNAME", "owner@localhost.localdomain"),
-            password=os.environ.get("LABEL_STUDIO_PASSWORD") or secrets.token_urlsafe(12),
+            email=os.environ.get("LABEL_STUDIO_USERNAME") or "owner@localhost.localdomain",
+            password=_chosen_password() or secrets.token_urlsafe(12),
             token=_chosen_token() or secrets.token_hex(20),
         )
+
+
+def _chosen_password() -> str | None:
+    return os.environ.get("LABEL_STUDIO_PASSWORD") or None
 
 
 def _chosen_token() -> str | None:
@@ -310,6 +314,8 @@ def serve(workspace: Workspace, parameters: ServeParameters, progress: Progress)
     CapError
         If it cannot be installed or started, or ends by itself.
     """
+    # Before an owner is made, whose secrets are told once.
+    _check_free(parameters.port)
     environment = Environment.of_user()
     environment.prepare(progress)
     owner = Owner.from_environment()
@@ -318,6 +324,9 @@ def serve(workspace: Workspace, parameters: ServeParameters, progress: Progress)
     server.set_up(owner)
     if parameters.new_password and not first:
         server.reset_password(owner.password)
+    renewed = first or parameters.new_password
+    for line in _made_up(server, owner, password=renewed, token=first):
+        progress.note(line)
     progress.note("annotate serve: starting Label Studio")
     with _ended_by_signals(), server:
         for line in _greeting(server, owner, first=first, renewed=parameters.new_password):
@@ -332,11 +341,21 @@ def serve(workspace: Workspace, parameters: ServeParameters, progress: Progress)
     progress.note("annotate serve: stopped")
 
 
+def _made_up(server: Server, owner: Owner, *, password: bool, token: bool) -> list[str]:
+    """Secrets that were just made up: they are told even where the server does not start."""
+    lines = []
+    if password and _chosen_password() is None:
+        lines.append(f"the password of {server.owner_email} is {owner.password}")
+    if token and _chosen_token() is None:
+        lines.append(f"the token of {server.owner_email} is {owner.token}")
+    return lines
+
+
 def _greeting(server: Server, owner: Owner, *, first: bool, renewed: bool) -> list[str]:
     """What a person needs to go on; secrets that the person chose are not repeated."""
     lines = [f"Label Studio is at {server.url}; Ctrl+C stops it"]
     if first or renewed:
-        chosen = "LABEL_STUDIO_PASSWORD" in os.environ
+        chosen = _chosen_password() is not None
         how = "your LABEL_STUDIO_PASSWORD" if chosen else f"the password {owner.password}"
         once = "" if chosen else "   (told once: note it down)"
         lines.append(f"sign in as {server.owner_email} with {how}{once}")

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from conftest import cap, free_port
 
-from annotation.environment import Environment, clean_variables
+from annotation.environment import VERSION, Environment, clean_variables
 
 
 @pytest.fixture
@@ -60,6 +60,45 @@ def sign_in(url: str, email: str, password: str) -> int:
         token = page.cookies["csrftoken"]
         form = {"email": email, "password": password, "csrfmiddlewaretoken": token}
         return page.post("/user/login/", data=form).status_code
+
+
+def test_no_owner_is_made_where_the_port_is_taken(workspace, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        process = start(
+            workspace.root, taken.getsockname()[1], XDG_CACHE_HOME=str(tmp_path / "cache")
+        )
+        assert process.wait(60) == 1
+        assert "is taken, perhaps by another Label Studio" in process.stderr.read()
+        process.stderr.close()
+    assert not (workspace.root / "label-studio").exists()
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> dict[str, str]:
+    """Variables under which a program is installed that makes owners, and never starts."""
+    folder = Environment(tmp_path / "cache" / "cap" / f"label-studio-{VERSION}")
+    folder.executable.parent.mkdir(parents=True)
+    folder.executable.write_text('#!/bin/sh\ntest "$1" = init\n')
+    folder.executable.chmod(0o755)
+    folder.database.mkdir()
+    (folder.folder / "ready").touch()
+    return {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+
+def test_secrets_are_told_also_where_the_first_start_fails(workspace, broken):
+    # An empty variable names no password: one is made up.
+    process = start(workspace.root, free_port(), **broken, LABEL_STUDIO_PASSWORD="")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Label Studio did not start" in said
+    assert re.search(r"the password of owner@localhost.localdomain is \S{16}\n", said)
+    assert re.search(r"the token of owner@localhost.localdomain is \w{40}\n", said)
+    # It has its owner by now, and the next start does not tell of secrets that it does not know.
+    again = start(workspace.root, free_port(), **broken)
+    _, said = again.communicate(timeout=60)
+    assert "the password of" not in said
+    assert "the token of" not in said
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
