@@ -156,8 +156,7 @@ def _chosen(control: str, value: str) -> dict[str, Any]:
 
 
 def labelling(workspace: Workspace, parameters: PushParameters) -> Inquiry:
-    """The photos that have no label yet, or those that people disagree on."""
-    questions, have = _questions(workspace, parameters)
+    """The photos that want answers for a label, or those that people disagree on."""
     adjudicate = parameters.adjudicate
     plan = Plan(
         parameters.annotators,
@@ -166,6 +165,7 @@ def labelling(workspace: Workspace, parameters: PushParameters) -> Inquiry:
         parameters.order,
         parameters.seed,
     )
+    questions, have = _questions(workspace, parameters, plan)
     # Photos of a class with the same bytes are one question.
     by_asked = {question.candidate.asked: question for question in questions}
     candidates = [question.candidate for question in by_asked.values()]
@@ -181,17 +181,14 @@ def labelling(workspace: Workspace, parameters: PushParameters) -> Inquiry:
 
 
 def _questions(
-    workspace: Workspace, parameters: PushParameters
+    workspace: Workspace, parameters: PushParameters, plan: Plan
 ) -> tuple[list[Question], list[tuple[int, str]]]:
-    """Photos to ask about, and class and background of those that are settled."""
+    """Photos to ask about, and class and background of those that have a label."""
     photos, _ = kept_photos(workspace)
     photos = photos.filter(pc.is_valid(photos["class_index"]))
-    settled: dict[str, str | None] = {}
+    settled: dict[str, Mapping[str, Any]] = {}
     if workspace.has("labels"):
-        labels = workspace.read("labels")
-        settled = dict(
-            zip(labels["photo_id"].to_pylist(), labels["background"].to_pylist(), strict=True)
-        )
+        settled = {label["photo_id"]: label for label in workspace.read("labels").to_pylist()}
     dispute: Mapping[str, Sequence[Mapping[str, Any]]] = {}
     if parameters.adjudicate:
         dispute = disputed(workspace.read("annotations"))
@@ -203,11 +200,13 @@ def _questions(
     asked: list[Question] = []
     columns = ["photo_id", "sha256", "path", "class_index", "class_name"]
     for row in photos.select(columns).to_pylist():
-        background = settled.get(row["photo_id"])
-        if background is not None:
-            have.append((row["class_index"], background))
+        label = settled.get(row["photo_id"])
+        if label is not None and label["background"] is not None:
+            have.append((row["class_index"], label["background"]))
         wanted = (
-            row["photo_id"] in dispute if parameters.adjudicate else row["photo_id"] not in settled
+            row["photo_id"] in dispute
+            if parameters.adjudicate
+            else label is None or _lacks_people(label, plan.people(row["sha256"]))
         )
         if not wanted:
             continue
@@ -224,6 +223,11 @@ def _questions(
             )
         )
     return asked, have
+
+
+def _lacks_people(label: Mapping[str, Any], people: int) -> bool:
+    """Whether one answer has settled a photo about which more people are to be asked."""
+    return bool(label["settled_by"] == "single" and label["annotators"] < people)
 
 
 def _present_name(space: LabelSpace, photo: Mapping[str, Any]) -> str:

@@ -403,6 +403,23 @@ def test_batches_share_the_photos_among_annotators(office, study, ann, bob):
     assert sorted(counts) == [1] * (12 - len(both)) + [2] * len(both)
 
 
+def test_a_photo_that_one_of_two_has_settled_still_goes_to_the_other(office, study, ann):
+    both = {"annotators": ("ann", "bob"), "overlap": 2}
+    office.push(study, **both)
+    for key in office.tasks(study, "ann").values():
+        ann.answer(key, kept("grass"))
+    # As if the command had been stopped before it made the second project.
+    (theirs,) = (each for each in office.projects(study) if each.mark.batch == "bob")
+    office.owner.call("DELETE", f"/api/projects/{theirs.id}/")
+    office.pull(study)
+    assert {label["settled_by"] for label in labels(study).values()} == {"single"}
+    # Nothing is missing where one person is enough.
+    assert office.push(study, annotators=("ann", "bob")).facts["asked"] == 0
+    assert office.push(study, **both).facts["sent"] == 12
+    assert len(office.tasks(study, "bob")) == 12
+    assert office.push(study, **both).facts["sent"] == 0
+
+
 def test_a_share_is_done_twice_where_everyone_works_in_one_project(office, study):
     office.push(study, share=0.3)
     once, twice = office.tasks(study), office.tasks(study, "twice")
