@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
 
 from annotation.assignment import Asked
 from annotation.client import new_uid
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from annotation.client import Client, Counts, Project, RawTask
     from manifests.workspace import Workspace
 
-__all__ = ["Mirror", "MirroredTask", "mirror_folder", "workspace_id"]
+__all__ = ["Mirror", "MirroredTask", "mirror_folder", "stored_photos", "workspace_id"]
 
 _OVERLAP = datetime.timedelta(seconds=5)
 """A change may be written this long after the time that it bears."""
@@ -40,6 +42,16 @@ def workspace_id(workspace: Workspace) -> str:
 def mirror_folder(workspace: Workspace) -> Path:
     """Where mirrors of the projects are kept."""
     return workspace.root / ".cap" / "label-studio"
+
+
+def stored_photos(workspace: Workspace) -> dict[str, dict[str, str]]:
+    """By digest, the class names of the workspace's photos by photo_id."""
+    photos = workspace.read("photos")
+    stored = photos.filter(pc.equal(photos["status"], "ok"))
+    classes: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for row in stored.select(["sha256", "photo_id", "class_name"]).to_pylist():
+        classes[row["sha256"]][row["photo_id"]] = row["class_name"]
+    return dict(classes)
 
 
 @dataclass
@@ -223,22 +235,24 @@ class Mirror:
             seen.add(asked)
         return found
 
-    def moved(
-        self, classes: Mapping[str, Collection[str]], meant: Callable[[str], str]
+    def superseded(
+        self, photos: Mapping[str, Mapping[str, str]], meant: Callable[[str], str]
     ) -> list[int]:
-        """Ids of unanswered tasks about photos that are in other classes only by now.
+        """Ids of unanswered tasks about other classes or bytes than the photos have by now.
 
         Parameters
         ----------
-        classes
-            By digest, what the classes of the workspace's photos mean.
+        photos
+            As `stored_photos` gives them.
         meant
             What names of classes mean; see `meaning`.
         """
-        return [
-            key
-            for key, task in self.tasks.items()
-            if task.class_name
-            and not task.answers
-            and meant(task.class_name) not in classes.get(task.sha256, {meant(task.class_name)})
-        ]
+        stored = {photo_id for own in photos.values() for photo_id in own}
+        found = []
+        for key, task in self.tasks.items():
+            now = photos.get(task.sha256)
+            moved = now is not None and meant(task.class_name) not in map(meant, now.values())
+            replaced = now is None and task.photo_id in stored
+            if task.sha256 and not task.answers and (replaced or (moved and task.class_name)):
+                found.append(key)
+        return found

@@ -7,17 +7,14 @@ discoveries become `confirmations`. Answers whose task, project or server is gon
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import pyarrow.compute as pc
 
 from annotation.assignment import meaning
 from annotation.client import Address, Project, connect
 from annotation.hearing import CONFIRMATION, LABEL, SOURCE, Heard, Kind, hear
 from annotation.labels import refuse_doubled, settle_labels
-from annotation.mirror import Mirror, mirror_folder, workspace_id
+from annotation.mirror import Mirror, mirror_folder, stored_photos, workspace_id
 from annotation.screen import discovery_screen, labelling_screen
 from manifests.errors import CapError
 from manifests.tables import count_by, from_rows, table_digest
@@ -60,11 +57,7 @@ class _Home:
 
 def pull(workspace: Workspace, parameters: PullParameters, progress: Progress) -> Outcome:
     """Bring `annotations`, `labels` and `confirmations` up to date with the server."""
-    photos = workspace.read("photos")
-    stored = photos.filter(pc.equal(photos["status"], "ok"))
-    classes: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for row in stored.select(["sha256", "photo_id", "class_name"]).to_pylist():
-        classes[row["sha256"]][row["photo_id"]] = row["class_name"]
+    photos = stored_photos(workspace)
     meant = meaning(workspace.label_space)
     with connect(Address.from_environment()) as client:
         projects = client.projects(workspace_id(workspace))
@@ -87,7 +80,7 @@ def pull(workspace: Workspace, parameters: PullParameters, progress: Progress) -
         _home(
             workspace,
             kind,
-            hear([m for m in mirrors if _kind(m[0]) is kind], classes, people, kind, meant),
+            hear([m for m in mirrors if _kind(m[0]) is kind], photos, people, kind, meant),
             asked=any(_kind(project) is kind for project in projects),
         )
         for kind in _KINDS

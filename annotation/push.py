@@ -8,18 +8,15 @@ is sent, and one of each lot as an annotator would see it.
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pyarrow.compute as pc
 
 from annotation.assignment import EVERYONE, TWICE, Asked, Candidate, assign, meaning
 from annotation.client import Address, Client, Project, ProjectMark, connect, new_uid
 from annotation.confirming import confirming
-from annotation.mirror import Mirror, MirroredTask, mirror_folder, workspace_id
+from annotation.mirror import Mirror, MirroredTask, mirror_folder, stored_photos, workspace_id
 from annotation.questions import SUGGESTION, Inquiry, Question, labelling, task_of
 from annotation.server import photo_root
 from manifests.errors import CapError, PhotoError
@@ -96,6 +93,7 @@ class _Sending:
         self.progress = progress
         self.unreadable = 0
         self.meant = meaning(workspace.label_space)
+        self.photos = stored_photos(workspace)
 
     def run(self) -> Outcome:
         inquiry, plan = self.inquiry, self.inquiry.plan
@@ -181,26 +179,17 @@ class _Sending:
             time.sleep(0.5)
             mirror.refresh(self.client, project)
         self._remove(mirror, mirror.doubled(self.meant))
-        moved = mirror.moved(self._classes, self.meant)
-        self._remove(mirror, moved)
-        if moved:
+        superseded = mirror.superseded(self.photos, self.meant)
+        self._remove(mirror, superseded)
+        if superseded:
             self.progress.note(
-                f"annotate push: {len(moved)} photos that nobody has answered in "
-                f"{project.title!r} are in another class by now; these questions are taken back"
+                f"annotate push: {len(superseded)} photos that nobody has answered in "
+                f"{project.title!r} are in another class, or other photos, by now; these questions "
+                "are taken back"
             )
         mirror.in_flight = ()
         mirror.save()
         return mirror
-
-    @cached_property
-    def _classes(self) -> dict[str, set[str]]:
-        """By digest, what the classes of the stored photos mean."""
-        classes: defaultdict[str, set[str]] = defaultdict(set)
-        photos = self.workspace.read("photos")
-        stored = photos.filter(pc.equal(photos["status"], "ok"))
-        for row in stored.select(["sha256", "class_name"]).to_pylist():
-            classes[row["sha256"]].add(self.meant(row["class_name"]))
-        return classes
 
     def _remove(self, mirror: Mirror, keys: Sequence[int]) -> None:
         for key in keys:

@@ -116,18 +116,19 @@ def test_questions_that_nobody_answered_are_no_loss(photos):
     assert found.live == {("uid", "a")}
 
 
-def test_unanswered_questions_about_photos_of_other_classes_by_now_are_known():
+def test_unanswered_questions_about_other_classes_or_bytes_are_known():
     tasks = [
         task("a", OLD, "polar bear"),
         task("a", OLD, "Lion"),
         task("a", OLD, "polar bear", answers=[SNOW]),
         task("gone", NEW, "polar bear"),
         task("a", OLD, ""),
-        task("", ""),
+        task("a", "", "polar bear"),
     ]
     mirror = Mirror(Path("mirror.json"), tasks=dict(enumerate(tasks, start=1)))
-    assert mirror.moved({OLD: {"lion"}}, MEANT) == [1]
-    assert mirror.moved({OLD: {"lion", "polar bear"}}, MEANT) == []
+    assert mirror.superseded({OLD: {"a": "lion"}}, MEANT) == [1]
+    assert mirror.superseded({OLD: {"a": "lion", "b": "polar bear"}}, MEANT) == []
+    assert mirror.superseded({"2" * 64: {"a": "lion"}}, MEANT) == [1, 2, 5]
 
 
 def test_tasks_that_somebody_else_added_are_neither_doubled_nor_said_to_be_kept():
