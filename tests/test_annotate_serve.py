@@ -62,18 +62,6 @@ def sign_in(url: str, email: str, password: str) -> int:
         return page.post("/user/login/", data=form).status_code
 
 
-def test_no_owner_is_made_where_the_port_is_taken(workspace, tmp_path):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        process = start(
-            workspace.root, taken.getsockname()[1], XDG_CACHE_HOME=str(tmp_path / "cache")
-        )
-        assert process.wait(60) == 1
-        assert "is taken, perhaps by another Label Studio" in process.stderr.read()
-        process.stderr.close()
-    assert not (workspace.root / "label-studio").exists()
-
-
 @pytest.fixture
 def broken(tmp_path: Path) -> dict[str, str]:
     """Variables under which a program is installed that makes owners, and never starts."""
@@ -84,6 +72,16 @@ def broken(tmp_path: Path) -> dict[str, str]:
     folder.database.mkdir()
     (folder.folder / "ready").touch()
     return {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+
+def test_no_owner_is_made_where_the_port_is_taken(workspace, broken):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        process = start(workspace.root, taken.getsockname()[1], **broken)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "is taken, perhaps by another Label Studio" in said
+    assert not (workspace.root / "label-studio").exists()
 
 
 def test_secrets_are_told_also_where_the_first_start_fails(workspace, broken):
