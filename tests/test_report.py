@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clusters import BEARS, discover, predict
+from clusters import RUN as DISCOVERED
 from conftest import cap, save_photo
 from hypothesis import given
 from hypothesis import strategies as st
@@ -694,6 +696,42 @@ def test_a_photo_that_is_gone_says_so(invented, tmp_path):
     (copy / "reports" / "report.html").unlink(missing_ok=True)
     page = page_of(Workspace(copy))
     assert "the stored bytes have changed since they were collected" in page.words
+
+
+def fail(workspace: Workspace, *photo_ids: str) -> None:
+    """Make of stored photos what they are once they are found gone: failed rows without a file."""
+    rows = rows_of(workspace, "photos")
+    for row in rows:
+        if row["photo_id"] in photo_ids:
+            row.update(dict.fromkeys(("sha256", "path", "bytes", "width", "height", "format")))
+            row.update(status="failed", error=f"gone: {row['photo_id']}")
+    write_table(workspace.table_path("photos"), from_rows(rows, PHOTOS.schema), PHOTOS)
+
+
+def test_photos_that_have_failed_since_they_were_chosen_are_told_by_their_error(tmp_path):
+    workspace = invent(tmp_path / "w", classes=2)
+    before = Path(told(workspace)["out"]).read_text().count("data:image/jpeg")
+    photos = [row["photo_id"] for row in rows_of(workspace, "photos") if row["status"] == "ok"]
+    (copy, *_), (_, keeper, _) = copies(workspace.read("duplicates"), set(photos)).examples[:2]
+    chosen = [row["photo_id"] for row in rows_of(workspace, "split")]
+    gone = {chosen[0], chosen[-1], copy, keeper}
+    fail(workspace, *gone)
+    html = Path(told(workspace, photos_per_group=100)["out"]).read_text()
+    for photo_id in gone:
+        assert f'<div class="gone">gone: {photo_id}</div>' in html
+    assert html.count("data:image/jpeg") > before / 2
+
+
+def test_a_cluster_is_shown_without_a_photo_that_has_failed_since(workspace, animals):
+    collect(workspace, CollectParameters(root=str(animals)), Progress())
+    discover(workspace)
+    predict(workspace, {row["photo_id"]: True for row in rows_of(workspace, "photos")})
+    whole = Path(told(workspace, model=DISCOVERED)["out"]).read_text().split('id="cluster-0"')[1]
+    fail(workspace, BEARS[1])
+    sheet = Path(told(workspace, model=DISCOVERED)["out"]).read_text().split('id="cluster-0"')[1]
+    assert f'<div class="framed"><div class="gone">gone: {BEARS[1]}</div></div>' in sheet
+    for shown in ('<div class="framed"><img', '<i style="left:'):
+        assert sheet.count(shown) == whole.count(shown) - 1
 
 
 def test_photos_that_may_not_be_passed_on_are_marked(tmp_path):

@@ -116,7 +116,7 @@ def discoveries(
         sheet = tuple(
             (
                 shot(photos[photo_id], store, predictions.get(photo_id)),
-                tuple(_frame(boxes[photo_id, n], photos[photo_id]) for n in numbers),
+                _frames([boxes[photo_id, n] for n in numbers], photos[photo_id]),
             )
             for photo_id, numbers in _nearest(shown).items()
             if store is not None and photo_id in photos
@@ -159,11 +159,17 @@ def _nearest(members: Sequence[Row]) -> dict[str, list[int]]:
     return found
 
 
-def _frame(box: Row, photo: Row) -> Frame:
+def _frames(boxes: Sequence[Row], photo: Row) -> tuple[Frame, ...]:
+    """Regions on the thumbnail of a photo; none where the photo is not stored any more."""
+    if photo["width"] is None:
+        return ()
     across, down = 100 / photo["width"], 100 / photo["height"]
-    return Frame(
-        box["left"] * across,
-        box["top"] * down,
-        (box["right"] - box["left"]) * across,
-        (box["bottom"] - box["top"]) * down,
+    return tuple(
+        Frame(
+            box["left"] * across,
+            box["top"] * down,
+            (box["right"] - box["left"]) * across,
+            (box["bottom"] - box["top"]) * down,
+        )
+        for box in boxes
     )

@@ -41,8 +41,8 @@ class Shot:
     Attributes
     ----------
     image
-        The thumbnail as a `data:` address; None where the photo cannot be read, and `problem` says
-        why.
+        The thumbnail as a `data:` address; None where the photo is not stored or cannot be read,
+        and `problem` says why.
     correct, said
         Whether the model was right, and what it said; None where it was not asked.
     credit, license_name
@@ -103,6 +103,17 @@ def _thumbnail(data: bytes) -> tuple[str, tuple[int, int]]:
     return f"data:image/jpeg;base64,{base64.b64encode(small).decode()}", image.size
 
 
+def _picture(photo: Row, store: PhotoStore) -> tuple[str | None, tuple[int, int], str | None]:
+    """The thumbnail of a photo and its size, or why there is none."""
+    if photo["path"] is None:
+        # What was stored once may be gone since, while other tables still tell of it.
+        return None, (0, 0), photo["error"] or "the photo is not stored"
+    try:
+        return *_thumbnail(store.read(photo["path"], photo["sha256"])), None
+    except PhotoError as error:
+        return None, (0, 0), str(error)
+
+
 def _credit(photo: Row) -> str:
     return photo["attribution"] or photo["creator"] or "photographer unknown"
 
@@ -119,13 +130,7 @@ def shot(photo: Row, store: PhotoStore, said: Row | None = None) -> Shot:
     said
         The model's row on it.
     """
-    problem: str | None = None
-    image: str | None = None
-    size = (0, 0)
-    try:
-        image, size = _thumbnail(store.read(photo["path"], photo["sha256"]))
-    except PhotoError as error:
-        problem = str(error)
+    image, size, problem = _picture(photo, store)
     known = licenses().get(photo["license"])
     url = photo["url"]
     return Shot(
@@ -154,7 +159,7 @@ def strip(
     """The photos of a group that are shown."""
     ordered = sorted(
         (photos[i] for i in photo_ids if i in photos),
-        key=lambda row: (row["sha256"], row["photo_id"]),
+        key=lambda row: (row["sha256"] or "", row["photo_id"]),
     )
     shots = tuple(shot(row, store, predictions.get(row["photo_id"])) for row in ordered[:at_most])
     return Strip(shots, len(photo_ids) - len(shots))
