@@ -28,7 +28,7 @@ from manifests.errors import CapError
 from manifests.metrics import evaluate_groups, wilson
 from manifests.photos import inspect_photo
 from manifests.progress import Progress
-from manifests.schema import ANNOTATIONS, DUPLICATES, GROUPS, LABELS, PAIRS, PHOTOS, RESULTS
+from manifests.schema import ANNOTATIONS, DUPLICATES, GROUPS, LABELS, PAIRS, PHOTOS, RESULTS, SPLIT
 from manifests.tables import from_rows, write_table
 from manifests.vocabulary import read_reference
 from manifests.workspace import Workspace
@@ -346,6 +346,53 @@ def test_the_headline_is_the_mean_over_classes_in_fresh_photos(invented, page, r
     ends = found.drop_ci_low, found.drop_ci_high
     assert page.facts["drop-interval"] == " to ".join(map(points, ends))
     assert page.facts["split"] == str(len(split))
+    assert page.facts["averaged"] == page.facts["selected"]
+    assert ("These are fresh photos" in page.words) == (rule == "controlled")
+    assert "Not between the same classes" not in page.words
+
+
+def keep_fresh(workspace: Workspace, *places: tuple[str, str]) -> None:
+    """Let no photos of the split be fresh but those of some classes' groups."""
+    rows = rows_of(workspace, "split")
+    for row in rows:
+        if (row["class_name"], row["group"]) not in places:
+            row["partition"] = "validation"
+    write_table(workspace.table_path("split"), from_rows(rows, SPLIT.schema), SPLIT)
+
+
+def test_the_headline_counts_the_classes_that_have_fresh_photos(tmp_path):
+    workspace = invent(tmp_path / "w", classes=5)
+    assert page_of(workspace).facts["averaged"] == "4"
+    names = sorted({row["class_name"] for row in rows_of(workspace, "split")})
+    keep_fresh(workspace, *((name, group) for name in names[:2] for group in PAIR))
+    page = page_of(workspace)
+    assert page.facts["averaged"] == "2 of 4"
+    assert "2 of 4 selected classes: the others have no such photos. These are fresh" in page.words
+    assert "Not between the same classes" not in page.words
+
+
+@pytest.mark.parametrize("halves", [1, 2])
+def test_a_drop_between_different_classes_is_told(tmp_path, halves):
+    workspace = invent(tmp_path / "w", classes=2)
+    one, other = sorted({row["class_name"] for row in rows_of(workspace, "split")})
+    whole = [(other, "common")] if halves == 1 else []
+    keep_fresh(workspace, (one, "common"), (other, "counter"), *whole)
+    page = page_of(workspace)
+    named = ", ".join((one, other)[:halves])
+    assert (
+        f"Not between the same classes. {halves} of 2 classes have fresh photos of one group only "
+        f"({named})"
+    ) in page.words
+
+
+def test_photos_are_called_fresh_only_where_the_headline_is_of_such(tmp_path):
+    workspace = invent(tmp_path / "w", classes=3)
+    keep_fresh(workspace)
+    page = page_of(workspace)
+    assert "honest drop" in page.words
+    assert "These are fresh photos" not in page.words
+    assert "These are the very photos that chose the backgrounds" in page.words
+    assert "The model that chose the backgrounds lies lower than it should" in page.words
 
 
 def test_the_heat_map_holds_the_groups_table(invented, page):

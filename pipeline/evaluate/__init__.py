@@ -166,7 +166,7 @@ def _of_partition(photos: EvaluationSet, partition: str) -> pa.Table:
 def _tell_halves(rows: pa.Table, progress: Progress) -> None:
     """Say which classes have photos of one group only: the groups then are of different classes."""
     groups = rows.group_by("class_name").aggregate([("group", "count_distinct")])
-    most = pc.max(groups["group_count_distinct"])
+    most = len(pc.unique(rows["group"]))
     halves = groups.filter(pc.less(groups["group_count_distinct"], most))
     names = sorted(halves["class_name"].to_pylist())
     if names:

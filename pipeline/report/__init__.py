@@ -25,6 +25,7 @@ from manifests.tables import chosen_pairs, read_table, write_bytes
 from manifests.workspace import Outcome
 from pipeline.report.classes import (
     ClassFacts,
+    Measured,
     accuracy_on_split,
     class_facts,
     heat_map,
@@ -263,8 +264,9 @@ def _facts(tables: _Tables, mark: str, photos_per_group: int, progress: Progress
     agreement = tables.agreement()
     store = tables.workspace.photos
     accuracies = {}
-    if tables.split is not None:
-        told = {run: accuracy_on_split(tables.split, rows) for run, rows in predictions.items()}
+    measured = None if tables.split is None else Measured.of(tables.split)
+    if measured is not None:
+        told = {run: accuracy_on_split(measured.photos, rows) for run, rows in predictions.items()}
         accuracies = {run: accuracy for run, accuracy in told.items() if accuracy is not None}
     return Facts(
         name=tables.workspace.root.name,
@@ -287,6 +289,7 @@ def _facts(tables: _Tables, mark: str, photos_per_group: int, progress: Progress
         classes=classes,
         strips=_strips(tables, classes, rows, own, photos_per_group, progress),
         heat=heat_map(tables.run, tables.groups) if tables.groups and tables.run else None,
+        measured=measured,
         accuracies=accuracies,
         models=standing(accuracies, tables.results(), tables.workspace.label_space.name),
         discoveries=tables.discoveries(rows, own, shown=bool(photos_per_group)),

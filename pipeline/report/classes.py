@@ -24,6 +24,7 @@ __all__ = [
     "ClassFacts",
     "HeatMap",
     "Interval",
+    "Measured",
     "Share",
     "Side",
     "accuracy_on_split",
@@ -269,13 +270,49 @@ def heat_map(run: str, groups: Sequence[Row]) -> HeatMap:
     )
 
 
-def accuracy_on_split(split: pa.Table, predictions: Mapping[str, Row]) -> SplitAccuracy | None:
-    """A run's accuracy in the two groups, in the photos that chose no pair where there are some.
+@dataclass(frozen=True)
+class Measured:
+    """The photos of a split that the accuracies over all classes are of.
 
-    None where a photo of the split was not scored.
+    Attributes
+    ----------
+    photos
+        Rows of `split`.
+    partition
+        `test` where the photos chose no pair; None where all photos of the split are taken.
+    classes
+        Names of the classes that have photos here.
+    halves
+        Names of those that have photos of one group only: the groups then are of different classes.
     """
-    test = split.filter(pc.equal(split["partition"], "test"))
-    photos = test if test.num_rows else split
+
+    photos: pa.Table
+    partition: str | None
+    classes: tuple[str, ...]
+    halves: tuple[str, ...]
+
+    @classmethod
+    def of(cls, split: pa.Table) -> Measured:
+        """The photos that chose no pair where there are some, else all."""
+        test = split.filter(pc.equal(split["partition"], "test"))
+        photos = test if test.num_rows else split
+        groups: dict[str, set[str]] = {}
+        for row in photos.select(["class_name", "group"]).to_pylist():
+            groups.setdefault(row["class_name"], set()).add(row["group"])
+        both = set().union(*groups.values())
+        return cls(
+            photos=photos,
+            partition="test" if test.num_rows else None,
+            classes=tuple(sorted(groups)),
+            halves=tuple(sorted(name for name, found in groups.items() if found != both)),
+        )
+
+
+def accuracy_on_split(photos: pa.Table, predictions: Mapping[str, Row]) -> SplitAccuracy | None:
+    """A run's accuracy in the two groups, in photos of the split.
+
+    None where there are no photos, or one was not scored.
+    """
     rows = photos.to_pylist()
     if not rows or any(row["photo_id"] not in predictions for row in rows):
         return None

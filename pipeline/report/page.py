@@ -14,7 +14,7 @@ import jinja2
 from annotation.screen import REASONS
 from manifests.metrics import SplitAccuracy
 from manifests.vocabulary import licenses, sharing_licenses
-from pipeline.report.classes import ClassFacts, HeatMap
+from pipeline.report.classes import ClassFacts, HeatMap, Measured
 from pipeline.report.collection import FATES, Collection, Copies, People
 from pipeline.report.discoveries import Discoveries
 from pipeline.report.plots import (
@@ -33,6 +33,8 @@ _CLASSES_IN_FIGURES = 40
 _HEAT_ROWS = 400
 _REASONS_SHOWN = 12
 _NAME_AT_MOST = 120
+_NAMED = 3
+"""Classes that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,16 @@ class Facts:
         Facts of every class, and by class index the photos of its two groups.
     heat
         Accuracy by class and background.
+    measured
+        The photos that the accuracies over all classes are of; None without a split.
     accuracies
-        Accuracy on the split by run, this run's first.
+        Accuracy on these photos by run, this run's first.
     models
         This workspace's models beside the paper's.
     discoveries
         What the run's model leans on in regions of the photos; None where nobody has looked.
     has_fresh
-        Whether some photos were kept apart from the choice of the pairs.
+        Whether some photos of a pair were kept apart from its choice.
     """
 
     name: str
@@ -84,6 +88,7 @@ class Facts:
     classes: tuple[ClassFacts, ...]
     strips: Mapping[int, tuple[Strip, ...]]
     heat: HeatMap | None
+    measured: Measured | None
     accuracies: Mapping[str, SplitAccuracy]
     models: Standing
     discoveries: Discoveries | None
@@ -205,6 +210,7 @@ def render(facts: Facts) -> str:
         agreed=_overall_agreement(facts.agreement) if facts.agreement else [],
         confused=_confused(facts.agreement) if facts.agreement else [],
         classes_in_figures=_CLASSES_IN_FIGURES,
+        named=_NAMED,
         heat_rows=_HEAT_ROWS,
         reasons_shown=_REASONS_SHOWN,
     )
