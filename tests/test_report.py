@@ -479,6 +479,7 @@ def test_models_that_were_evaluated_stand_beside_the_runs(tmp_path, imagenet_lin
         }
         for model, partition, space, common in (
             ("timm:one", "test", "imagenet1k", 0.8),
+            ("timm:one", "all", "imagenet1k", 0.9),
             ("timm:two", "all", "imagenet1k", 0.7),
             ("timm:three", "test", "confusing20", 0.9),
         )
@@ -490,9 +491,12 @@ def test_models_that_were_evaluated_stand_beside_the_runs(tmp_path, imagenet_lin
     page = page_of(workspace)
     _, *rows = page.tables[MODELS]
     own = [row for row in rows if row[1] not in {"this page", "published"}]
-    # Those on photos that chose the pairs, and over other labels, are not to be compared.
-    distance = above(imagenet_line, 0.8, 0.6)
-    assert own == [["timm:one", "zoo, test", "80.0 %", "60.0 %", "20.0", points(distance)]]
+    # Of each model its test photos where it has any; other labels are not to be compared.
+    test, whole = (points(above(imagenet_line, share, share - 0.2)) for share in (0.8, 0.7))
+    assert own == [
+        ["timm:one", "zoo, test", "80.0 %", "60.0 %", "20.0", test],
+        ["timm:two", "zoo, all", "70.0 %", "50.0 %", "20.0", whole],
+    ]
     assert told(workspace)["fresh"]
 
 

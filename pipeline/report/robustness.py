@@ -104,14 +104,27 @@ def _placed(line: Line, name: str, kind: str, photos: str, common: float, counte
 
 
 def _evaluated(results: pa.Table, label_space: str) -> Iterator[tuple[str, str, str, float, float]]:
-    """Evaluations over a label space; of a release's test photos alone where there are any."""
+    """Evaluations over a label space; of a model's test photos of a release where it has any."""
     rows = results.filter(pc.equal(results["label_space"], label_space))
     for digest in rows["release_digest"].unique().to_pylist():
         release = rows.filter(pc.equal(rows["release_digest"], digest))
-        partitions = release["partition"].unique().to_pylist()
-        partition = "test" if "test" in partitions else min(partitions)
-        photos = release.filter(pc.equal(release["partition"], partition))
-        found = effective_robustness(photos, label_space=label_space, paper=False)
-        place = f"{release['release'][0].as_py()}, {partition}"
-        for row in found.points.to_pylist():
-            yield row["model"], "evaluated", place, row["common"], row["counter"]
+        for partition, models in _partitions(release).items():
+            own = pc.is_in(release["model_digest"], pa.array(models, pa.string()))
+            photos = release.filter(pc.and_(own, pc.equal(release["partition"], partition)))
+            found = effective_robustness(photos, label_space=label_space, paper=False)
+            place = f"{release['release'][0].as_py()}, {partition}"
+            for row in found.points.to_pylist():
+                yield row["model"], "evaluated", place, row["common"], row["counter"]
+
+
+def _partitions(release: pa.Table) -> dict[str, list[str]]:
+    """The partitions of a release that are shown, and the models (digests) shown on each."""
+    measured: dict[str, set[str]] = {}
+    for model, partition in zip(
+        *(release[name].to_pylist() for name in ("model_digest", "partition")), strict=True
+    ):
+        measured.setdefault(model, set()).add(partition)
+    shown: dict[str, list[str]] = {}
+    for model, there in measured.items():
+        shown.setdefault("test" if "test" in there else min(there), []).append(model)
+    return dict(sorted(shown.items(), key=lambda item: (item[0] != "test", item[0])))
