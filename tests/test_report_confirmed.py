@@ -23,13 +23,18 @@ from pipeline.parameters import CollectParameters, ReportParameters
 from pipeline.report import report
 from pipeline.report.confirmed import confirmed
 
-PHOTOS = {f"p{n}": {"class_index": n % 2} for n in range(12)}
-PREDICTIONS = {f"p{n}": {"correct": n % 3 > 0} for n in range(10)}
+# The last photos repeat the first, byte by byte; p11 has failed.
+PHOTOS = {f"p{n}": {"class_index": n % 2, "sha256": f"{n % 8:064}"} for n in range(11)}
+PHOTOS["p11"] = {"class_index": 1, "sha256": None}
+PREDICTIONS = {f"p{n}": {"correct": n % 8 % 3 > 0} for n in range(10)}
 
 
 @st.composite
 def answers(draw):
-    """What some people said of some photos, each photo with or without the cluster."""
+    """What some people said of some photos, each photo with or without the cluster.
+
+    Of copies they may say one thing or another, as where each was asked about.
+    """
     given_ = draw(
         st.dictionaries(
             st.tuples(st.sampled_from([*PHOTOS, "gone"]), st.sampled_from("abcd")),
@@ -49,22 +54,33 @@ def test_every_share_follows_from_the_majority_of_each_photo(rows, class_index):
     if not rows:
         assert found is None
         return
-    said = defaultdict(list)
+    content = {
+        photo: (PHOTOS.get(photo) or {}).get("sha256") or photo for photo in [*PHOTOS, "gone"]
+    }
+    said, ids = defaultdict(set), defaultdict(list)
     for row in rows:
-        said[row["photo_id"]] += [] if row["shows"] is None else [row["shows"]]
-    mean = {photo: np.mean(votes) for photo, votes in said.items() if votes}
-    inside = {row["photo_id"] for row in rows if row["in_cluster"]}
+        photo = row["photo_id"]
+        ids[content[photo]].append(photo)
+        said[content[photo]] |= (
+            set() if row["shows"] is None else {(row["annotator"], row["shows"])}
+        )
+    mean = {photo: np.mean([shows for _, shows in votes]) for photo, votes in said.items() if votes}
+    inside = {content[row["photo_id"]] for row in rows if row["in_cluster"]}
     assert found.people == len({row["annotator"] for row in rows})
     assert found.skipped == len(said) - len(mean)
     assert found.ties == sum(value == 0.5 for value in mean.values())
     shows = {photo: value > 0.5 for photo, value in mean.items() if value != 0.5}
-    own = {p for p in shows if p in PREDICTIONS and PHOTOS[p]["class_index"] == class_index}
-    right = {p: PREDICTIONS[p]["correct"] for p in own}
+    right = {
+        content[p]: PREDICTIONS[p]["correct"]
+        for photo in shows
+        for p in ids[photo]
+        if p in PREDICTIONS and PHOTOS[p]["class_index"] == class_index
+    }
     for share, holds in (
         (found.inside, [shows[p] for p in shows if p in inside]),
         (found.outside, [shows[p] for p in shows if p not in inside]),
-        (found.showing, [right[p] for p in own if shows[p]]),
-        (found.others, [right[p] for p in own if not shows[p]]),
+        (found.showing, [right[p] for p in right if shows[p]]),
+        (found.others, [right[p] for p in right if not shows[p]]),
     ):
         if not holds:
             assert share is None
@@ -72,6 +88,20 @@ def test_every_share_follows_from_the_majority_of_each_photo(rows, class_index):
         low, high = wilson(np.array(sum(holds)), np.array(len(holds)))
         assert (share.count, share.photos) == (sum(holds), len(holds))
         assert (share.low, share.high) == (low, high)
+
+
+def test_an_answer_about_exact_copies_counts_once():
+    copies = ("p1", "p9")
+    rows = [
+        {"photo_id": photo, "annotator": "ann", "shows": shows, "in_cluster": shows}
+        for photo, shows in (("p2", False), ("p10", False), *((photo, True) for photo in copies))
+    ]
+    found = confirmed(rows, 1, PHOTOS, PREDICTIONS)
+    assert (found.inside.count, found.inside.photos) == (1, 1)
+    assert (found.outside.count, found.outside.photos) == (0, 1)
+    assert (found.showing.count, found.showing.photos) == (1, 1)
+    even = [rows[-1] | {"annotator": "bob", "shows": False, "photo_id": photo} for photo in copies]
+    assert confirmed([*rows, *even], 1, PHOTOS, PREDICTIONS).ties == 1
 
 
 # The page

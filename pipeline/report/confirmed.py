@@ -1,7 +1,8 @@
 """What people say of a cluster: how many photos show what its regions have in common.
 
-Given rows of `confirmations` about one clustering, settles each photo by majority. Photos on which
-people are even, or which everybody skipped, are left out and counted.
+Given rows of `confirmations` about one clustering, settles each photo by majority. Exact copies are
+one photo: an answer about it has a row for each of them. Photos on which people are even, or which
+everybody skipped, are left out and counted.
 """
 
 from __future__ import annotations
@@ -62,15 +63,19 @@ def confirmed(
     photos, predictions
         Rows of `photos` and of the run's predictions, by photo_id.
     """
-    votes: defaultdict[str, Counter[bool | None]] = defaultdict(Counter)
-    inside: dict[str, bool] = {}
-    people = set()
+    ids: defaultdict[str, set[str]] = defaultdict(set)
+    given: defaultdict[str, set[tuple[str, bool | None]]] = defaultdict(set)
+    inside = set()
     for answer in answers:
-        votes[answer["photo_id"]][answer["shows"]] += 1
-        inside[answer["photo_id"]] = answer["in_cluster"]
-        people.add(answer["annotator"])
-    if not votes:
+        content = _content(answer["photo_id"], photos)
+        ids[content].add(answer["photo_id"])
+        given[content].add((answer["annotator"], answer["shows"]))
+        if answer["in_cluster"]:
+            inside.add(content)
+    if not given:
         return None
+    people = {annotator for said in given.values() for annotator, _ in said}
+    votes = {content: Counter(shows for _, shows in said) for content, said in given.items()}
     skipped = {photo for photo, said in votes.items() if not said[True] + said[False]}
     ties = {photo for photo, said in votes.items() if said[True] == said[False]} - skipped
     shows = {
@@ -79,19 +84,27 @@ def confirmed(
         if photo not in ties | skipped
     }
     right: dict[bool, list[bool]] = {True: [], False: []}
-    for photo, said in shows.items():
-        known = photo in photos and photo in predictions
-        if known and photos[photo]["class_index"] == class_index:
-            right[said].append(predictions[photo]["correct"])
+    for content, said in shows.items():
+        own = [
+            photo
+            for photo in sorted(ids[content] & photos.keys() & predictions.keys())
+            if photos[photo]["class_index"] == class_index
+        ]
+        right[said] += [predictions[photo]["correct"] for photo in own[:1]]
     return Confirmed(
         people=len(people),
-        inside=_share([said for photo, said in shows.items() if inside[photo]]),
-        outside=_share([said for photo, said in shows.items() if not inside[photo]]),
+        inside=_share([said for photo, said in shows.items() if photo in inside]),
+        outside=_share([said for photo, said in shows.items() if photo not in inside]),
         ties=len(ties),
         skipped=len(skipped),
         showing=_share(right[True]),
         others=_share(right[False]),
     )
+
+
+def _content(photo_id: str, photos: Mapping[str, Row]) -> str:
+    """What copies of a photo have in common: its digest, else only its id."""
+    return (photos[photo_id]["sha256"] if photo_id in photos else None) or photo_id
 
 
 def _share(holds: list[bool]) -> Share | None:
