@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -42,6 +43,7 @@ from pipeline.evaluate import _chose, evaluate
 from pipeline.evaluate.choices import choices_for
 from pipeline.evaluate.measures import Answers, Photos
 from pipeline.evaluate.photos import open_release
+from pipeline.evaluate.results import ResultsFolder
 from pipeline.models import ModelOptions, ModelSpec, load_model
 from pipeline.models.open_clip_family import OpenClipModel
 from pipeline.parameters import (
@@ -590,6 +592,26 @@ def test_classes_of_which_one_group_is_there_are_told(run, study, models, tmp_pa
     halves = [half] if len(others) > 1 else sorted(set(rows["class_name"].to_pylist()))
     assert note.startswith(f"warning: {len(halves)} of 4 classes have photos of one group only")
     assert f"({', '.join(halves[:3])}), so that the drop is not between" in note
+
+
+def test_tables_that_were_not_written_are_written_by_the_same_command(run, models, tmp_path):
+    results = tmp_path / "results"
+    run(models["one"])
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as disk:
+        disk.setattr(ResultsFolder, "_write", full)
+        with pytest.raises(CapError, match="cannot be written: No space left on device"):
+            run(models["one"], seed=5)
+    assert {e["parameters"]["seed"] for e in contents(tmp_path)} == {5}
+    assert not run(models["one"], seed=5).fresh
+    rows = read_table(results / "results.parquet", RESULTS).to_pylist()
+    assert {row["seed"] for row in rows} == {5}
+    with (results / "results.csv").open(encoding="utf-8", newline="") as handle:
+        assert {line["seed"] for line in csv.DictReader(handle)} == {"5"}
+    assert run(models["one"], seed=5).fresh
 
 
 # The model that chose

@@ -130,13 +130,11 @@ def evaluate_set(
     ]
     names = [(a.content["evaluation"], b.content["evaluation"]) for a, b in pairs]
     drawn = {"resamples": parameters.resamples, "seed": parameters.seed}
-    fresh = all(m.fresh for m in made) and folder.holds(
-        [m.content["evaluation"] for m in made], names, drawn
-    )
+    contents = [m.content for m in made]
+    fresh = all(m.fresh for m in made) and folder.holds(contents, names, drawn)
     if not fresh:
         comparisons = list(_comparisons(pairs))
         folder.write([(m.content, m.predictions) for m in made if not m.fresh], comparisons)
-    contents = [m.content for m in made]
     text, facts = summary(contents, folder.comparisons(names), folder.root)
     return Outcome("evaluate", text, facts, fresh)
 

@@ -20,12 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from annotation.spreadsheet import guarded
 from manifests.errors import CapError
 from manifests.schema import COMPARISONS, PREDICTIONS, RESULTS, TableSchema
-from manifests.tables import from_rows, read_table, replacing, validate, write_bytes, write_table
+from manifests.tables import (
+    from_rows,
+    read_table,
+    replacing,
+    table_digest,
+    validate,
+    write_bytes,
+    write_table,
+)
 
 __all__ = ["ResultsFolder", "evaluated", "tidy"]
 
@@ -94,28 +103,39 @@ class ResultsFolder:
         return [row for row in rows if (row["evaluation"], row["other"]) in pairs]
 
     def holds(
-        self, names: Sequence[str], pairs: Sequence[tuple[str, str]], drawn: Mapping[str, int]
+        self,
+        evaluations: Sequence[dict[str, Any]],
+        pairs: Sequence[tuple[str, str]],
+        drawn: Mapping[str, int],
     ) -> bool:
-        """Whether the tables have these evaluations, and comparisons of these pairs.
+        """Whether the tables have every number of these evaluations, and compare these pairs.
+
+        A file may be newer than the tables, where writing them was interrupted.
 
         Parameters
         ----------
-        names, pairs
-            Names of evaluations, and of two each that are compared.
+        evaluations
+            Contents of evaluations' files.
+        pairs
+            Names of two evaluations each that are compared.
         drawn
             The `resamples` and the `seed` of the comparisons.
         """
         path = self.root / "results.parquet"
         if not path.is_file():
             return False
-        results = read_table(path, RESULTS)["evaluation"].unique().to_pylist()
+        results = read_table(path, RESULTS)
+        names = pa.array([evaluation["evaluation"] for evaluation in evaluations], pa.string())
+        standing = results.filter(pc.is_in(results["evaluation"], names))
+        rows = [row for evaluation in evaluations for row in tidy(evaluation)]
+        expected = validate(from_rows(rows, RESULTS.schema), RESULTS)
         alike = [
             row
             for row in self._comparisons().select([*_PAIR, *drawn]).to_pylist()
             if all(row[name] == value for name, value in drawn.items())
         ]
         there = {tuple(row[name] for name in _PAIR) for row in alike}
-        return set(names) <= set(results) and set(pairs) <= there
+        return table_digest(standing) == table_digest(expected) and set(pairs) <= there
 
     def write(
         self,
