@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
 from checkpoints import tiny_clip
 from conftest import save_photo
+from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
 from manifests.errors import PhotoError, ReleaseError
 from manifests.photos import open_image
 from manifests.progress import Progress
 from manifests.schema import PREDICTIONS
 from manifests.tables import read_table
+from manifests.vocabulary import label_space, read_reference
 from pipeline.evaluate import evaluate
-from pipeline.evaluate.folder import is_counteranimal, open_counteranimal, read_whole
+from pipeline.evaluate.folder import _class_index, is_counteranimal, open_counteranimal, read_whole
 from pipeline.parameters import EvaluateParameters
 
 
@@ -87,6 +90,69 @@ def test_older_copies_name_classes_without_an_index_and_have_backgrounds_of_thei
     save_photo(tmp_path / "ostrich" / "counter-green" / "figure1.jpeg", 2)
     rows = open_counteranimal(str(tmp_path)).rows.to_pylist()
     assert {(r["class_index"], r["background"]) for r in rows} == {(9, "ground"), (9, "green")}
+
+
+def class_of(root: Path, folder: str) -> int:
+    """The class that a folder stands for, which is removed again."""
+    photo = root / folder / "common-grass" / "figure1.jpg"
+    save_photo(photo, 1)
+    try:
+        (row,) = open_counteranimal(str(root)).rows.to_pylist()
+    finally:
+        shutil.rmtree(root / folder)
+    return row["class_index"]
+
+
+def test_a_number_and_a_name_of_two_classes_are_one_sentence(tmp_path):
+    with pytest.raises(
+        ReleaseError, match="the number of 'tench' and the name of 'polar bear', which is 296 in"
+    ):
+        class_of(tmp_path, "0 polar bear")
+    with pytest.raises(ReleaseError, match="'10 n02134084' has the number of 'brambling'"):
+        class_of(tmp_path, "10 n02134084")
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "134 crane",
+        "517 crane",
+        "638 maillot",
+        "639 maillot",
+        "657 missile",
+        "744 missile",
+        "837 sunglasses",
+        "264 Cardigan",
+        "474 cardigan",
+        "82 partridge",
+        "86 partridge",
+        "123 crayfish",
+        "296 ice bear",
+        "296 n02134084",
+        "41 a name that nobody knows",
+    ],
+)
+def test_a_name_that_may_mean_the_number_s_class_or_none_leaves_it_to_the_number(tmp_path, folder):
+    assert class_of(tmp_path, folder) == int(folder.split()[0])
+
+
+def test_no_name_of_a_class_belies_its_number():
+    labels = label_space("imagenet1k")
+    names = [
+        *(
+            (int(r["class_index"]), r["class_name"])
+            for r in read_reference("counteranimal_classes")
+        ),
+        *enumerate(IMAGENET_CLASSNAMES),
+        *(
+            (i, n)
+            for i in range(1000)
+            for n in (labels.names[i], labels.ids[i], *labels.synonyms[i])
+        ),
+    ]
+    assert len(names) > 45 + 3 * 1000
+    for index, name in names:
+        assert _class_index(f"{index} {name}", labels) == index
 
 
 def test_a_folder_of_no_known_class_or_without_photos_is_one_sentence(tmp_path):

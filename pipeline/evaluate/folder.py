@@ -62,7 +62,8 @@ def open_counteranimal(place: str) -> EvaluationSet:
     Raises
     ------
     ReleaseError
-        If a class is not in ImageNet-1K, or no photo is there.
+        If a class is not in ImageNet-1K, a folder's number is that of another class than its name,
+        or no photo is there.
     """
     root = Path(place)
     labels = label_space("imagenet1k")
@@ -99,18 +100,44 @@ def _groups(root: Path, labels: LabelSpace) -> Iterator[_Group]:
         )
 
 
-def _class_index(name: str, labels: LabelSpace) -> int:
+def _class_index(folder: str, labels: LabelSpace) -> int:
     """The class that a folder stands for: by its index, else by its name."""
-    found = _CLASS.fullmatch(name)
-    if found is not None and found["index"] is not None:
+    found = _CLASS.fullmatch(folder)
+    if found is not None and found["index"] is not None and int(found["index"]) < len(labels):
         index = int(found["index"])
-        if index < len(labels):
-            return index
+        other = _contradicted(index, found["name"], labels)
+        if other is not None:
+            msg = (
+                f"the folder {folder!r} has the number of {labels.names[index]!r} and the name of "
+                f"{labels.names[other]!r}, which is {other} in ImageNet-1K; mend the number or "
+                "leave it out"
+            )
+            raise ReleaseError(msg)
+        return index
+    try:
+        return labels.index_of(folder)
+    except UnknownNameError as error:
+        msg = f"the folder {folder!r} is no class of ImageNet-1K: {error}"
+        raise ReleaseError(msg) from error
+
+
+def _contradicted(index: int, name: str, labels: LabelSpace) -> int | None:
+    """The other class that a name means beside an index; none for what means several, or nothing.
+
+    A class may have a name, such as Cardigan, that without an index means another.
+    """
+    own = LabelSpace(
+        labels.name, (labels.names[index],), (labels.ids[index],), (labels.synonyms[index],)
+    )
+    return None if _named(name, own) is not None else _named(name, labels)
+
+
+def _named(name: str, labels: LabelSpace) -> int | None:
+    """The one class that a name means, if it does."""
     try:
         return labels.index_of(name)
-    except UnknownNameError as error:
-        msg = f"the folder {name!r} is no class of ImageNet-1K: {error}"
-        raise ReleaseError(msg) from error
+    except UnknownNameError:
+        return None
 
 
 def _background(word: str) -> str:
