@@ -214,6 +214,28 @@ def test_the_split_without_mixed_photos_says_if_none_is_left(workspace):
         split(workspace, SplitParameters(exclude_mixed=True), Progress())
 
 
+def test_what_could_not_be_split_leaves_a_table_from_elsewhere_as_it_is(workspace):
+    put_tables(workspace, mixed=set(range(60)))
+    refused = SplitParameters(rule="paper", min_photos=5, exclude_mixed=True)
+    with pytest.raises(CapError, match="every photo that people kept has a second background"):
+        split(workspace, refused, Progress())
+    allowed = SplitParameters(rule="paper", min_photos=5)
+    split(workspace, allowed, Progress())
+    for name in ("groups", "pairs"):
+        workspace.table_path(name).unlink()
+        workspace.receipt_path(name).unlink()
+    workspace.receipt_path("split").unlink()
+    mine = workspace.read("split").slice(0, 7)
+    write_table(workspace.table_path("split"), mine, SPLIT)
+    # Neither the one that was refused nor those that are refused now have begun anything.
+    for parameters in (refused, allowed, allowed):
+        assert workspace.state("split") == "external"
+        with pytest.raises(CapError):
+            split(workspace, parameters, Progress())
+    assert workspace.read("split").num_rows == 7
+    assert [workspace.state(name) for name in ("groups", "pairs")] == ["missing", "missing"]
+
+
 def test_a_tagged_photo_without_a_prediction_is_an_error():
     photos, duplicates, labels, predictions = tables()
     with pytest.raises(CapError, match="1 tagged photos were not scored, such as folder:5"):

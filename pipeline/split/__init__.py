@@ -6,7 +6,7 @@ counts alone, the `plan` of what to tag next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from manifests.errors import CapError
 from manifests.schema import GROUPS, PAIRS, SPLIT
 from manifests.tables import from_rows
-from manifests.workspace import Job, Outcome
+from manifests.workspace import Job, Outcome, Run
 from pipeline.split.controlled import Rule, choose_controlled, mark_only_its_own, report_pairs
 from pipeline.split.groups import group_accuracies, judged_photos, tagged_photos
 from pipeline.split.paper import choose_pairs
@@ -46,15 +46,26 @@ def split(workspace: Workspace, parameters: SplitParameters, progress: Progress)
     if name in others:
         msg = f"{name} chooses the pairs; --report-with takes other models"
         raise CapError(msg)
-    jobs = _jobs(workspace, parameters, name, others)
-    runs = {table: workspace.begin(job) for table, job in jobs.items()}
-    fresh = all(run.fresh for run in runs.values())
-    if not fresh:
-        tables = _tables(workspace, parameters, (name, *others), progress)
-        for table, run in runs.items():
-            if not run.fresh:
-                run.commit(tables[table])
-    return _outcome(workspace, name, fresh=fresh)
+    stale = [
+        job for job in _jobs(workspace, parameters, name, others) if not Run(workspace, job).fresh
+    ]
+    if stale:
+        photos = _photos(workspace, parameters, (name, *others))
+        runs = _begin(workspace, stale)
+        tables = _tables(photos, parameters, progress)
+        for run in runs:
+            run.commit(tables[run.job.table])
+    return _outcome(workspace, name, fresh=not stale)
+
+
+def _begin(workspace: Workspace, jobs: Sequence[Job]) -> list[Run]:
+    """Set out to make the tables, if none is from elsewhere.
+
+    What is from elsewhere is refused first, before the work on another table is noted: a table that
+    is put there later would be taken for a half of that work.
+    """
+    elsewhere_first = sorted(jobs, key=lambda job: workspace.state(job.table) != "external")
+    return [workspace.begin(job) for job in elsewhere_first]
 
 
 def _check(parameters: SplitParameters) -> None:
@@ -71,7 +82,7 @@ def _check(parameters: SplitParameters) -> None:
 
 def _jobs(
     workspace: Workspace, parameters: SplitParameters, run: str, others: tuple[str, ...]
-) -> dict[str, Job]:
+) -> list[Job]:
     predictions = [f"predictions/{name}" for name in (run, *others)]
     inputs = {
         table: workspace.digest(table) for table in ("photos", "duplicates", "labels", *predictions)
@@ -79,8 +90,8 @@ def _jobs(
     decides = ["rule", "min_photos", "min_drop", "exclude_mixed"]
     if parameters.rule == "controlled":
         decides += ["fdr", "validation_share", "draws", "seed"]
-    return {
-        table: Job(
+    return [
+        Job(
             table=table,
             stage="split",
             parameters={
@@ -93,16 +104,19 @@ def _jobs(
             packages=("pyarrow", "numpy", "scipy"),
         )
         for table in ("groups", "pairs", "split")
-    }
+    ]
 
 
-def _tables(
-    workspace: Workspace,
-    parameters: SplitParameters,
-    runs: tuple[str, ...],
-    progress: Progress,
+def _photos(
+    workspace: Workspace, parameters: SplitParameters, runs: Sequence[str]
 ) -> dict[str, pa.Table]:
-    """The stage's core: `groups`, `pairs` and `split` of the run that chooses and of the others."""
+    """The judged photos of each run.
+
+    Raises
+    ------
+    CapError
+        If there are none, or they are not ready to be judged.
+    """
     tagged = tagged_photos(
         workspace.read("photos"), workspace.read("duplicates"), workspace.read("labels")
     )
@@ -113,14 +127,25 @@ def _tables(
         if not tagged.num_rows:
             msg = "every photo that people kept has a second background"
             raise CapError(msg)
-    judged, *reported = (
-        judged_photos(tagged, workspace.read(f"predictions/{run}")) for run in runs
-    )
-    groups = [
-        row
-        for run, photos in zip(runs, (judged, *reported), strict=True)
-        for row in group_accuracies(photos, run)
-    ]
+    return {run: judged_photos(tagged, workspace.read(f"predictions/{run}")) for run in runs}
+
+
+def _tables(
+    photos: Mapping[str, pa.Table], parameters: SplitParameters, progress: Progress
+) -> dict[str, pa.Table]:
+    """The stage's core: `groups`, `pairs` and `split`.
+
+    Parameters
+    ----------
+    photos
+        The judged photos by run, first of the run that chooses.
+    parameters
+        As the command takes them.
+    progress
+        Told of each class.
+    """
+    (chooser, judged), *reported = photos.items()
+    groups = [row for run, own in photos.items() for row in group_accuracies(own, run)]
     if parameters.rule == "controlled":
         rule = Rule(
             min_photos=parameters.min_photos,
@@ -129,15 +154,11 @@ def _tables(
             draws=parameters.draws,
             seed=parameters.seed,
         )
-        pairs = choose_controlled(judged, runs[0], rule, progress, workers=parameters.workers)
+        pairs = choose_controlled(judged, chooser, rule, progress, workers=parameters.workers)
     else:
-        own = [group for group in groups if group["run"] == runs[0]]
+        own = [group for group in groups if group["run"] == chooser]
         pairs = choose_pairs(own, parameters.min_photos, parameters.min_drop)
-    others = [
-        row
-        for run, photos in zip(runs[1:], reported, strict=True)
-        for row in report_pairs(photos, run, pairs)
-    ]
+    others = [row for run, own in reported for row in report_pairs(own, run, pairs)]
     if reported and parameters.rule == "controlled":
         pairs = mark_only_its_own(pairs, others)
     return {
