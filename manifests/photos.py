@@ -50,6 +50,8 @@ _MARKER, _SCAN = 0xFF, 0xDA
 _TURNING = (b"Exif\0\0", b"tiff:Orientation")
 """What a JPEG holds that may have to be turned: EXIF data, or the same in XMP."""
 _COLORSPACES = {"YCbCr", "RGB", "Gray"}
+_SIXTEEN_BITS = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
+"""Modes of grey values up to 65535, which Pillow cuts off at 255 when it makes others of them."""
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
 """What Pillow raises for files that are broken in one way or another."""
 _LFS_POINTER = b"version https://git-lfs"
@@ -148,6 +150,13 @@ def _orientation(image: Image.Image) -> object:
         return 1
 
 
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A photo with 16 bits of grey as one with 8: the upper ones, as Pillow takes those of RGB."""
+    if image.mode not in _SIXTEEN_BITS:
+        return image
+    return Image.fromarray((np.array(image) >> 8).clip(0, 255).astype(np.uint8))
+
+
 def _decode(
     image: Image.Image, draft: tuple[str, tuple[int, int]] | None, mode: str
 ) -> Image.Image:
@@ -158,7 +167,7 @@ def _decode(
             image.load()
             # It copies what it does not turn, too.
             upright = ImageOps.exif_transpose(image) if _is_turned(image) else image
-            return upright.convert(mode)
+            return _eight_bits(upright).convert(mode)
     except _BROKEN as error:
         msg = f"cannot be decoded: {error}"
         raise PhotoError(msg) from error

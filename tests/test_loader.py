@@ -35,11 +35,12 @@ from werkzeug.serving import make_server
 from manifests import load_split
 from manifests.errors import CapError, ReleaseError
 from manifests.loader import Split
-from manifests.photos import open_array, open_upright
+from manifests.photos import inspect_photo, open_array, open_image, open_upright
 from manifests.progress import Progress
 from manifests.schema import RELEASE
 from manifests.storage import Storage
 from manifests.workspace import Workspace
+from pipeline.dedup.hashing import phash
 from pipeline.export import export
 from pipeline.parameters import ExportReleaseParameters
 from pipeline.release.checksums import verify
@@ -587,6 +588,24 @@ def test_an_array_has_the_pixels_of_the_image(kind):
     assert array.dtype == np.uint8
     assert array.shape == (image.height, image.width, 3)
     assert np.array_equal(array, np.asarray(image))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_sixteen_bits_of_grey_are_seen_as_their_eight_bit_version(orientation):
+    grey = np.add.outer(np.arange(120), 2 * np.arange(64)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    eight, sixteen = (
+        encoded(Image.fromarray(values), "PNG", exif=exif)
+        for values in (grey, grey.astype(np.uint16) * 257)
+    )
+    assert Image.open(io.BytesIO(sixteen)).mode == "I;16"
+    for opened in (open_array, open_upright, open_image, phash, inspect_photo):
+        wanted, found = opened(eight), opened(sixteen)
+        if isinstance(wanted, Image.Image):
+            assert found.mode == "RGB"
+            wanted, found = np.asarray(wanted), np.asarray(found)
+        assert np.array_equal(found, wanted)
 
 
 def test_a_jpeg_that_is_cut_short_is_decoded_as_pillow_decodes_it():
