@@ -20,6 +20,7 @@ from manifests.errors import CapError, ReleaseError
 from manifests.progress import Progress
 from manifests.schema import DUPLICATES, LABELS, PHOTOS, PREDICTIONS, SPLIT
 from manifests.tables import from_rows, write_table
+from manifests.workspace import Workspace
 from pipeline.release.checksums import verify
 
 
@@ -381,6 +382,31 @@ def test_photos_that_were_taken_back_or_changed_are_not_released(split_workspace
     for out in ("out", "another"):
         with pytest.raises(CapError, match=r"^1 photos of the split are gone, or have another"):
             released(split_workspace, tmp_path / out, "any")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["otter", "zebra", "lion"], r"class 1 of the split is 'lion', and .* calls it 'zebra'"),
+        (["otter"], r"class 1 of the split is 'lion', and the label space mine has no such class"),
+    ],
+    ids=["inserted", "taken out"],
+)
+def test_a_split_over_another_label_space_is_not_released(
+    split_workspace, tmp_path, names, message
+):
+    (split_workspace.root / "mine.csv").write_text("name\notter\nlion\n")
+    (split_workspace.root / "cap.toml").write_text('label_space = "mine.csv"\n')
+    own = {"otter": 0, "lion": 1}
+    change_split(
+        split_workspace,
+        lambda rows: [{**row, "class_index": own[row["class_name"]]} for row in rows],
+    )
+    released(Workspace(split_workspace.root), tmp_path / "out", "any")
+    (split_workspace.root / "mine.csv").write_text("\n".join(["name", *names, ""]))
+    with pytest.raises(CapError, match=f"{message}; run `cap collect` and the later stages again"):
+        released(Workspace(split_workspace.root), tmp_path / "out", "any")
+    assert load_split(tmp_path / "out").label_space.names == ("otter", "lion")
 
 
 def test_tables_without_receipts_are_enough_to_split_and_release(split_workspace, tmp_path):

@@ -17,6 +17,7 @@ from manifests.tables import count_by
 from manifests.vocabulary import allowed_licenses, sharing_licenses
 
 if TYPE_CHECKING:
+    from manifests.vocabulary import LabelSpace
     from manifests.workspace import Workspace
     from pipeline.parameters import ReleaseParameters
 
@@ -66,8 +67,8 @@ def select(workspace: Workspace, parameters: ReleaseParameters) -> Content:
     Raises
     ------
     CapError
-        If the split is empty, nothing of it is left, or a photo of it is not among the photos, or
-        no longer as it was chosen.
+        If the split is empty, nothing of it is left, a photo of it is not among the photos, or no
+        longer as it was chosen, or its classes are not those of the label space.
     """
     # The photos first, while nothing else takes memory.
     files = workspace.read("photos").select(["photo_id", "status", *_AS_CHOSEN, *_OF_PHOTOS])
@@ -75,6 +76,7 @@ def select(workspace: Workspace, parameters: ReleaseParameters) -> Content:
     if not split.num_rows:
         msg = "the split is empty: no class was selected; `cap split` says why for each"
         raise CapError(msg)
+    _check_classes(split, workspace.label_space)
     named = parameters.licenses or (("any",) if parameters.images == "link" else ())
     allowed = pc.is_in(split["license"], pa.array(allowed_licenses(named)))
     has_url = pc.fill_null(pc.match_substring_regex(split["url"], "^https?://"), False)
@@ -95,6 +97,22 @@ def select(workspace: Workspace, parameters: ReleaseParameters) -> Content:
     if left_out:
         rows = rows.filter(included)
     return Content(_with_files(rows, files), left_out, without_url)
+
+
+def _check_classes(split: pa.Table, labels: LabelSpace) -> None:
+    """See that the label space has each class of the split under its number."""
+    classes = split.group_by(["class_index", "class_name"]).aggregate([]).sort_by("class_index")
+    for index, name in zip(
+        *(classes[key].to_pylist() for key in classes.column_names), strict=True
+    ):
+        now = labels.names[index] if 0 <= index < len(labels) else None
+        if now != name:
+            found = "has no such class" if now is None else f"calls it {now!r}"
+            msg = (
+                f"class {index} of the split is {name!r}, and the label space {labels.name} "
+                f"{found}; run `cap collect` and the later stages again"
+            )
+            raise CapError(msg)
 
 
 def _with_files(rows: pa.Table, files: pa.Table) -> pa.Table:
