@@ -20,7 +20,7 @@ from manifests.errors import CapError, ReleaseError
 from manifests.progress import Progress
 from manifests.schema import DUPLICATES, LABELS, PHOTOS, PREDICTIONS, SPLIT
 from manifests.tables import from_rows, write_table
-from manifests.workspace import Workspace
+from manifests.workspace import Job, Workspace
 from pipeline.release.checksums import verify
 
 
@@ -382,6 +382,71 @@ def test_photos_that_were_taken_back_or_changed_are_not_released(split_workspace
     for out in ("out", "another"):
         with pytest.raises(CapError, match=r"^1 photos of the split are gone, or have another"):
             released(split_workspace, tmp_path / out, "any")
+
+
+def decide(workspace: Workspace, changes=lambda _: {}) -> None:
+    """Tables `labels` and `duplicates` that the split follows from, but for one photo."""
+    rows = workspace.read("split").to_pylist()
+    decided = [
+        {
+            "photo_id": row["photo_id"],
+            "decision": "keep",
+            "background": row["background"],
+            "annotators": 1,
+            "agreement": 1.0,
+            "settled_by": "single",
+            "status": "ok",
+            "relation": "unique",
+            **(changes(row) if number == 4 else {}),
+        }
+        for number, row in enumerate(rows)
+    ]
+    for spec in (LABELS, DUPLICATES):
+        kept = [row for row in decided if spec is DUPLICATES or row["decision"]]
+        write_table(workspace.table_path(spec.name), from_rows(kept, spec.schema), spec)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        lambda _: {"decision": "reject", "background": None},
+        lambda row: {"background": "snow" if row["background"] != "snow" else "sky"},
+        lambda row: {"relation": "exact", "keeper": row["photo_id"]},
+        lambda row: {"relation": "near", "keeper": row["photo_id"]},
+    ],
+    ids=["rejected", "another background", "exact", "near"],
+)
+def test_photos_that_were_decided_otherwise_since_the_split_are_not_released(
+    split_workspace, tmp_path, changes
+):
+    decide(split_workspace)
+    released(split_workspace, tmp_path / "out", "any")
+    decide(split_workspace, changes)
+    chosen = split_workspace.read("split")["photo_id"][4]
+    for out in ("out", "another"):
+        with pytest.raises(
+            CapError, match=f"^1 photos of the split, such as {chosen}, .*cap split"
+        ):
+            released(split_workspace, tmp_path / out, "any")
+    # What is decided of other photos does not matter.
+    change_split(split_workspace, lambda rows: [*rows[:4], *rows[5:]])
+    assert released(split_workspace, tmp_path / "out", "any")["photos"] == 11
+
+
+def test_a_photo_that_lost_its_label_is_released_only_where_the_split_came_from_elsewhere(
+    split_workspace, tmp_path
+):
+    decide(split_workspace)
+    decide(split_workspace, lambda _: {"decision": None})
+    released(split_workspace, tmp_path / "out", "any")
+    job = Job(table="split", stage="split", parameters={}, inputs={})
+    rows = split_workspace.read("split")
+    split_workspace.table_path("split").unlink()
+    split_workspace.begin(job).commit(rows)
+    with pytest.raises(
+        CapError, match=r"^1 photos of the split, such as .*; run `cap split` again"
+    ):
+        released(split_workspace, tmp_path / "another", "any")
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def select(workspace: Workspace, parameters: ReleaseParameters) -> Content:
     ------
     CapError
         If the split is empty, nothing of it is left, a photo of it is not among the photos, or no
-        longer as it was chosen, or its classes are not those of the label space.
+        longer as it was chosen or decided, or its classes are not those of the label space.
     """
     # The photos first, while nothing else takes memory.
     files = workspace.read("photos").select(["photo_id", "status", *_AS_CHOSEN, *_OF_PHOTOS])
@@ -77,6 +77,7 @@ def select(workspace: Workspace, parameters: ReleaseParameters) -> Content:
         msg = "the split is empty: no class was selected; `cap split` says why for each"
         raise CapError(msg)
     _check_classes(split, workspace.label_space)
+    _check_decisions(workspace, split)
     named = parameters.licenses or (("any",) if parameters.images == "link" else ())
     allowed = pc.is_in(split["license"], pa.array(allowed_licenses(named)))
     has_url = pc.fill_null(pc.match_substring_regex(split["url"], "^https?://"), False)
@@ -113,6 +114,37 @@ def _check_classes(split: pa.Table, labels: LabelSpace) -> None:
                 f"{found}; run `cap collect` and the later stages again"
             )
             raise CapError(msg)
+
+
+def _check_decisions(workspace: Workspace, split: pa.Table) -> None:
+    """See that people still keep each photo with its background, and that it repeats no other."""
+    against = pa.chunked_array([pa.repeat(False, split.num_rows)])
+    if workspace.has("labels"):
+        labels = workspace.read("labels").select(["photo_id", "decision", "background"])
+        now = _rows_of(split, labels)
+        kept = pc.and_(
+            pc.equal(now["decision"], "keep"), pc.equal(now["background"], split["background"])
+        )
+        # A split that was made elsewhere may hold photos that nobody tagged here.
+        untagged = pc.is_null(now["photo_id"])
+        unless = pc.and_(untagged, workspace.state("split") != "fresh")
+        against = pc.invert(pc.or_(pc.fill_null(kept, False), unless))
+    if workspace.has("duplicates"):
+        duplicates = workspace.read("duplicates").select(["photo_id", "relation"])
+        relation = _rows_of(split, duplicates)["relation"]
+        against = pc.or_(against, pc.is_in(relation, pa.array(["exact", "near"])))
+    found = split["photo_id"].filter(against)
+    if len(found):
+        msg = (
+            f"{len(found)} photos of the split, such as {found[0]}, were rejected or given another "
+            "background since it was made, or repeat another photo; run `cap split` again"
+        )
+        raise CapError(msg)
+
+
+def _rows_of(split: pa.Table, table: pa.Table) -> pa.Table:
+    """What a table says of each photo of the split; nulls where it has no row for it."""
+    return table.take(pc.index_in(split["photo_id"], table["photo_id"].combine_chunks()))
 
 
 def _with_files(rows: pa.Table, files: pa.Table) -> pa.Table:
