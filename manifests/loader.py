@@ -9,12 +9,13 @@ with their digest once.
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import pyarrow as pa
@@ -360,7 +361,8 @@ class Split:
         ----------
         predictions
             A table with the columns `photo_id` and `predicted_index`, or a mapping from the one to
-            the other, with one prediction for each photo of this split.
+            the other, with one prediction for each photo of this split. Predictions are whole
+            numbers; null and NaN are none.
         seed
             Seed of the bootstrap intervals, which resample observers within class and group
             (photos where the observer is unknown).
@@ -368,8 +370,8 @@ class Split:
         Raises
         ------
         ReleaseError
-            If a photo has no prediction or two, a prediction is for no photo of this split, or a
-            column `label_space` says that they are over another one.
+            If a photo has no prediction or two, a prediction is no whole number or for no photo of
+            this split, or a column `label_space` says that they are over another one.
         """
         if not len(self):
             msg = "the split has no photos to evaluate on"
@@ -378,7 +380,7 @@ class Split:
         names = ["photo_id", "class_index", "class_name", "group", "creator_id"]
         rows = self._rows.select(names).sort_by("photo_id").combine_chunks()
         ids = rows["photo_id"].to_pylist()
-        given = _as_mapping(predictions, str(self.release["label_space"]))
+        given = _whole_numbers(_as_mapping(predictions, str(self.release["label_space"])))
         _check_ids(ids, given)
         classes = rows["class_index"].to_numpy()
         predicted = np.array([given[photo_id] for photo_id in ids])
@@ -394,12 +396,18 @@ class Split:
 
 def _as_mapping(
     predictions: pa.Table | pd.DataFrame | Mapping[str, int], space: str
-) -> Mapping[str, int]:
+) -> Mapping[str, object]:
     if isinstance(predictions, Mapping):
         return predictions
-    table = (
-        predictions if isinstance(predictions, pa.Table) else pa.table(dict(predictions.items()))
-    )
+    try:
+        table = (
+            predictions
+            if isinstance(predictions, pa.Table)
+            else pa.table(dict(predictions.items()))
+        )
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        msg = f"the predictions have a column of several kinds of values: {error}"
+        raise ReleaseError(msg) from error
     missing = {"photo_id", "predicted_index"} - set(table.column_names)
     if missing:
         msg = f"the predictions have no column {sorted(missing)[0]!r}"
@@ -417,8 +425,38 @@ def _as_mapping(
     return dict(zip(ids, table["predicted_index"].to_pylist(), strict=True))
 
 
+def _whole_numbers(given: Mapping[str, object]) -> dict[str, int]:
+    """The predictions as integers, without those that are null or NaN."""
+    numbers = {}
+    for photo_id, value in given.items():
+        if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
+            continue
+        number = _whole_number(value)
+        if number is None:
+            msg = (
+                f"the prediction for photo {photo_id} is {value!r}, which is no whole number; "
+                "predictions are class indices"
+            )
+            raise ReleaseError(msg)
+        numbers[photo_id] = number
+    return numbers
+
+
+def _whole_number(value: object) -> int | None:
+    """A number of Python, NumPy or torch as an integer; None where it is none."""
+    if isinstance(value, float | np.floating):
+        # pandas makes floats of integers where it joins tables.
+        return int(value) if float(value).is_integer() else None
+    if isinstance(value, bool | np.bool_) or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
 def _check_ids(ids: list[str], given: Mapping[str, int]) -> None:
-    missing = [photo_id for photo_id in ids if given.get(photo_id) is None]
+    missing = [photo_id for photo_id in ids if photo_id not in given]
     if missing:
         msg = f"{len(missing)} photos have no prediction, such as {missing[0]}"
         raise ReleaseError(msg)

@@ -283,6 +283,50 @@ def test_missing_extra_and_doubled_predictions_are_errors(split_workspace, tmp_p
         split.evaluate(doubled)
 
 
+def test_predictions_count_only_as_whole_numbers(split_workspace, tmp_path):
+    import pandas as pd
+    import torch
+
+    released(split_workspace, tmp_path / "out", "any")
+    split = load_split(tmp_path / "out")
+    right = dict(
+        zip(*(split.table[c].to_pylist() for c in ("photo_id", "class_index")), strict=True)
+    )
+    first = next(iter(right))
+
+    def frame(values: object) -> pd.DataFrame:
+        return pd.DataFrame({"photo_id": list(right), "predicted_index": values})
+
+    numbers = np.array(list(right.values()))
+    for kind in (np.int16, np.uint64, np.float64):
+        for given in (
+            dict(zip(right, numbers.astype(kind), strict=True)),
+            frame(numbers.astype(kind)),
+        ):
+            assert split.evaluate(given).groups["common"].accuracy == 1.0
+    tensors = dict(zip(right, torch.from_numpy(numbers), strict=True))
+    assert split.evaluate(tensors).groups["common"].accuracy == 1.0
+
+    gap = np.where(np.arange(len(right)) == 0, np.nan, numbers)
+    nullable = pd.array([None, *numbers[1:].tolist()], "Int64")
+    for given in (frame(gap), frame(nullable), dict(zip(right, gap, strict=True))):
+        with pytest.raises(ReleaseError, match=f"1 photos have no prediction, such as {first}"):
+            split.evaluate(given)
+
+    texts = [str(number) for number in numbers]
+    for given in (
+        dict(zip(right, texts, strict=True)),
+        frame(texts),
+        frame(numbers + 0.5),
+        frame(numbers > 300),
+        {**right, first: np.inf},
+    ):
+        with pytest.raises(ReleaseError, match=f"photo {first} is .*, which is no whole number"):
+            split.evaluate(given)
+    with pytest.raises(ReleaseError, match="a column of several kinds of values"):
+        split.evaluate(frame([*numbers[1:], "lion"]))
+
+
 def test_a_damaged_release_is_one_clear_error(split_workspace, tmp_path):
     released(split_workspace, out := tmp_path / "out", "any")
     manifest = json.loads((out / "release.json").read_text())
