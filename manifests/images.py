@@ -7,6 +7,7 @@ first time that it is read; photos that the release only links to come from `Lin
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
@@ -29,7 +30,9 @@ _FILES_OPEN = 4
 
 
 class Images:
-    """Random access to the image column, by row of the release's files in order; can be pickled.
+    """Random access to the image column, by row of the release's files in order.
+
+    It can be pickled, and used after a fork.
 
     Parameters
     ----------
@@ -70,14 +73,16 @@ class Images:
         """Number of the row group, over all files, that holds each row; of the shape of `rows`."""
         return np.asarray(np.searchsorted(self._first_rows, rows, side="right") - 1)
 
-    def _open_file(self, number: int) -> pq.ParquetFile:
+    def _open_file(self, process: int, number: int) -> pq.ParquetFile:
+        """A file, open in one process; a forked one opens its own."""
+        del process
         return self._storage.parquet(self._files[number])
 
     def _read_group(self, number: int) -> tuple[pa.Array, pa.Array]:
         """Bytes and paths of the photos of a row group."""
         file = int(self._file_of[number])
         with self._storage.explained(self._files[file]):
-            column = self._open(file).read_row_group(
+            column = self._open(os.getpid(), file).read_row_group(
                 int(self._within[number]), columns=["image"], use_threads=False
             )
         images = column.column("image").combine_chunks()
@@ -132,7 +137,9 @@ class Images:
         paths = []
         for number, name in enumerate(self._files):
             with self._storage.explained(name), self._lock:
-                table = self._open(number).read(columns=["image.path"], use_threads=False)
+                table = self._open(os.getpid(), number).read(
+                    columns=["image.path"], use_threads=False
+                )
             paths.append(table.column("image").combine_chunks().field("path"))
         every = pa.concat_arrays(paths)
         return pc.if_else(pc.match_substring(every, "://"), every, None)

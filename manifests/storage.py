@@ -44,7 +44,7 @@ def _reason(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Storage:
-    """A release's place; it can be pickled.
+    """A release's place; it can be pickled, and used after a fork.
 
     Attributes
     ----------
@@ -67,8 +67,19 @@ class Storage:
         return (Storage, (self.place, self.options))
 
     @cached_property
+    def _connected(self) -> dict[int, tuple[AbstractFileSystem, str]]:
+        """What `_remote` is in each process: connections do not outlive a fork."""
+        return {}
+
+    @property
     def _remote(self) -> tuple[AbstractFileSystem, str]:
-        """The file system of fsspec and the release's path on it."""
+        """The file system of fsspec and the release's path on it, of this process."""
+        process = os.getpid()
+        if process not in self._connected:
+            self._connected[process] = self._connect()
+        return self._connected[process]
+
+    def _connect(self) -> tuple[AbstractFileSystem, str]:
         try:
             import fsspec
         except ImportError as error:

@@ -330,6 +330,21 @@ def test_a_stream_gives_every_photo_once(out, workers, arrays):
         assert labels.tolist() == [rows[photo_id]["class_index"] for photo_id in ids]
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("read_before", [False, True])
+def test_workers_that_are_forked_read_from_a_web_server(out, read_before):
+    with serving(out.parent) as url:
+        split = load_split(f"{url}/out")
+        if read_before:
+            split.read_bytes(0)
+        loader = DataLoader(
+            split.torch(as_tensor), batch_size=4, num_workers=2, multiprocessing_context="fork"
+        )
+        assert ids_of(loader) == split.table["photo_id"].to_pylist()
+        # The connections of this process are as they were.
+        assert content(split) == content(load_split(out))
+
+
 def test_a_shuffled_stream_has_another_order_each_epoch_and_the_same_again(out):
     split = load_split(out)
     stream = split.stream(shuffle=True, seed=3)
