@@ -158,7 +158,14 @@ class Split:
         """
         name = str(self.release["label_space"])
         if name == "imagenet1k":
-            return label_space(name)
+            found = label_space(name)
+            if found.digest != self.release["label_space_digest"]:
+                msg = (
+                    f"the release's classes are called {name}, but are not those of {name}; "
+                    "fetch the release again, or have it made anew"
+                )
+                raise ReleaseError(msg)
+            return found
         if not self._storage.has(LABEL_SPACE_FILE):
             return None
         changed = f"{LABEL_SPACE_FILE} has changed since the release; fetch the release again"

@@ -13,7 +13,8 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path, PurePath
@@ -53,8 +54,12 @@ def _split(text: str) -> tuple[str, ...]:
 
 
 def _fold(text: str) -> str:
-    """A name as it is compared: in lower case, with one space for spaces, hyphens, underscores."""
-    return re.sub(r"[\s_\-]+", " ", text).strip().casefold()
+    """A name as it is compared: in lower case, with one space for spaces, hyphens, underscores.
+
+    Accents are one with their letters, as macOS does not write them in names of files.
+    """
+    composed = unicodedata.normalize("NFC", text)
+    return re.sub(r"[\s_\-]+", " ", composed).strip().casefold()
 
 
 def _nearest(text: str, names: dict[str, str]) -> str:
@@ -197,12 +202,28 @@ def _file_prompts(path: PurePath, cells: Sequence[str]) -> tuple[tuple[str, ...]
     return prompts
 
 
+_BUILT_IN: Mapping[str, Callable[[], LabelSpace]] = {
+    "imagenet1k": _imagenet1k,
+    "backgrounds": _backgrounds_space,
+}
+_TAKEN = (*_BUILT_IN, "confusing20", "classes")
+"""Names of what is no file: label spaces, and choices of labels that `cap evaluate` has."""
+
+
 def _label_space_file(path: Path) -> LabelSpace:
     try:
-        return read_label_space(path.read_bytes(), path)
+        found = read_label_space(path.read_bytes(), path)
     except (OSError, UnicodeDecodeError) as error:
         msg = f"cannot read the label space {path}: {error}"
         raise CapError(msg) from error
+    built_in = _BUILT_IN.get(found.name)
+    if found.name in _TAKEN and (built_in is None or built_in().digest != found.digest):
+        msg = (
+            f"the label space {path} would be called {found.name}, which is the name of another; "
+            "rename the file"
+        )
+        raise CapError(msg)
+    return found
 
 
 def read_label_space(content: bytes, path: PurePath) -> LabelSpace:
@@ -220,9 +241,9 @@ def read_label_space(content: bytes, path: PurePath) -> LabelSpace:
     CapError
         If it has an empty or doubled name, or prompts for some classes only.
     UnicodeDecodeError
-        If it is not UTF-8.
+        If it is not UTF-8, with or without a byte order mark.
     """
-    rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"), newline="")))
+    rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
     if not rows or "name" not in rows[0]:
         msg = f"the label space {path} needs a header with a column 'name' and at least one row"
         raise CapError(msg)
@@ -256,12 +277,11 @@ def label_space(name: str, base: Path | None = None) -> LabelSpace:
     Raises
     ------
     CapError
-        If the file cannot be read, has an empty or doubled name, or prompts for some classes only.
+        If the file cannot be read, has an empty or doubled name, or prompts for some classes only,
+        or is called as another label space is.
     """
-    if name == "imagenet1k":
-        return _imagenet1k()
-    if name == "backgrounds":
-        return _backgrounds_space()
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]()
     return _label_space_file((base or Path()) / name)
 
 

@@ -419,6 +419,13 @@ def test_a_map_style_dataset_takes_any_index_and_samplers(out):
 # What was released, and what was not
 
 
+def test_classes_that_are_called_imagenet1k_and_are_others_are_refused(out):
+    assert len(load_split(out).label_space) == 1000
+    edit(out, label_space_digest="0" * 64)
+    with pytest.raises(ReleaseError, match="called imagenet1k, but are not those of imagenet1k"):
+        _ = load_split(out).label_space
+
+
 def rewrite(out: Path, change) -> None:
     """Write the common shard anew after a change to its rows."""
     (file,) = (out / "data").glob("common-*")

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from importlib import resources
 from pathlib import Path
@@ -281,6 +282,39 @@ def test_a_label_space_file_with_a_flaw_is_refused(tmp_path: Path, text: str, me
     (tmp_path / "classes.csv").write_text(text)
     with pytest.raises(CapError, match=message):
         label_space("classes.csv", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["imagenet1k", "backgrounds", "confusing20", "classes"])
+def test_a_label_space_file_called_as_another_label_space_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / f"{name}.csv").write_text("name\nlion\ntiger\n")
+    with pytest.raises(CapError, match=f"would be called {name}, .*; rename the file"):
+        label_space(f"{name}.csv", tmp_path)
+
+
+def test_a_copy_of_a_label_space_may_keep_its_name(tmp_path: Path) -> None:
+    names = label_space("backgrounds").names
+    (tmp_path / "backgrounds.csv").write_text("\n".join(["name", *names]))
+    assert label_space("backgrounds.csv", tmp_path).digest == label_space("backgrounds").digest
+
+
+def test_a_label_space_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("name,synonyms\nlion,king\ntiger,\n", "utf-8-sig")
+    assert label_space("a.csv", tmp_path).names == ("lion", "tiger")
+
+
+@pytest.mark.parametrize(("written", "asked"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_match_however_their_accents_are_encoded(
+    tmp_path: Path, written: str, asked: str
+) -> None:
+    names = ["crème-brûlée frog", "Ångström gull", "lion"]
+    rows = "\n".join(["name", *names])
+    (tmp_path / "a.csv").write_text(unicodedata.normalize(written, rows), "utf-8")
+    space = label_space("a.csv", tmp_path)
+    for index, name in enumerate(names):
+        assert space.index_of(unicodedata.normalize(asked, name)) == index
+        assert space.index_of(unicodedata.normalize(asked, name.upper())) == index
 
 
 def test_a_missing_label_space_file_is_refused_by_its_path(tmp_path: Path) -> None:
