@@ -21,6 +21,8 @@ from manifests.progress import Progress
 from manifests.schema import DUPLICATES, LABELS, PHOTOS, PREDICTIONS, SPLIT
 from manifests.tables import from_rows, write_table
 from manifests.workspace import Job, Workspace
+from pipeline.parameters import ReleaseParameters
+from pipeline.release import release
 from pipeline.release.checksums import verify
 
 
@@ -51,6 +53,46 @@ def test_only_photos_whose_licence_allows_sharing_are_released(split_workspace, 
         released(split_workspace, tmp_path / "x", "beer")
     with pytest.raises(CapError, match="no photo of the split has a licence"):
         released(split_workspace, tmp_path / "x", "cc-by-sa")
+
+
+class Notes(Progress):
+    """Keeps what a stage notes."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.told.append(text)
+
+
+def test_classes_that_lose_a_group_to_licences_are_told(split_workspace, tmp_path):
+    def license_of(row):
+        gone = row["class_name"] == "lion" and row["group"] == "counter"
+        return "all-rights-reserved" if gone else "cc0"
+
+    for table, spec in (("photos", PHOTOS), ("split", SPLIT)):
+        chosen = {row["photo_id"]: row for row in split_workspace.read("split").to_pylist()}
+        rows = [
+            {**row, "license": license_of(chosen[row["photo_id"]])}
+            for row in split_workspace.read(table).to_pylist()
+        ]
+        write_table(split_workspace.table_path(table), from_rows(rows, spec.schema), spec)
+    notes = Notes()
+    parameters = ReleaseParameters(str(tmp_path / "out"))
+    left = release(split_workspace, parameters, notes).facts["left_out"]
+    told = "1 of 2 classes have photos of one group only (lion), so that the drop is not between"
+    assert any(told in note for note in notes.told)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"{left['all-rights-reserved']} photos of the split could not be released." in card
+    assert "1 class of 2 with photos of one group only: lion." in card
+
+
+def test_classes_that_are_left_out_do_not_count(split_workspace, tmp_path):
+    # Every photo of a lion is under cc-by or has no licence.
+    released(split_workspace, tmp_path / "out", "cc0")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "3 photos of 1 animal class," in " ".join(card.split())
+    assert "9 photos of the split could not be released, among them all of 1 class." in card
 
 
 def test_the_same_split_gives_the_same_bytes(split_workspace, tmp_path):

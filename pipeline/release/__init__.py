@@ -34,7 +34,7 @@ from pipeline.release.checksums import write_checksums
 from pipeline.release.confusing import Reference, choosing_run, confusing_rows, write_confusing
 from pipeline.release.content import Content, select
 from pipeline.release.croissant import CROISSANT_FILE, croissant
-from pipeline.release.facts import construction, split_day
+from pipeline.release.facts import classes_of, construction, split_day
 from pipeline.release.results import scored_runs, write_results
 from pipeline.release.shards import ShardWriter
 from pipeline.release.words import describe
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from pipeline.parameters import ReleaseParameters
 
 __all__ = ["release"]
+
+_NAMED = 3
 
 
 def _check_day(day: str | None) -> None:
@@ -141,12 +143,21 @@ def _write(
             "warning: the release holds photos whose licence does not allow sharing them; "
             "its card says that it is not for redistribution"
         )
+    classes, halves = classes_of(rows)
+    if halves:
+        first = f"{', '.join(halves[:_NAMED])}{', …' if len(halves) > _NAMED else ''}"
+        progress.note(
+            f"warning: {len(halves)} of {classes} classes have photos of one group only ({first}), "
+            "so that the drop is not between the same classes"
+        )
     return {
         "schema_version": SCHEMA_VERSION,
         "photos": rows.num_rows,
         "rows_sha256": table_digest(rows.select(SPLIT.schema.names)),
         "linked": content.linked,
         "groups": count_by(rows, "group"),
+        "classes": classes,
+        "classes_of_one_group": halves,
         "licenses": count_by(rows, "license"),
         "left_out": content.left_out,
         "left_out_without_url": content.without_url,

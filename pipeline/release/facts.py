@@ -12,7 +12,7 @@ from manifests.tables import count_by
 if TYPE_CHECKING:
     from manifests.workspace import Workspace
 
-__all__ = ["construction", "split_day"]
+__all__ = ["classes_of", "construction", "split_day"]
 
 
 def construction(workspace: Workspace, rows: pa.Table) -> dict[str, Any]:
@@ -37,6 +37,13 @@ def construction(workspace: Workspace, rows: pa.Table) -> dict[str, Any]:
         "deduplicated": workspace.has("duplicates"),
         "labels": _labels(workspace, rows["photo_id"].combine_chunks()),
     }
+
+
+def classes_of(rows: pa.Table) -> tuple[int, list[str]]:
+    """How many classes the rows are of, and the names of those with photos of one group only."""
+    classes = rows.group_by(["class_index", "class_name"]).aggregate([("group", "count_distinct")])
+    halves = classes.filter(pc.less(classes["group_count_distinct"], 2))
+    return classes.num_rows, sorted(halves["class_name"].to_pylist())
 
 
 def _labels(workspace: Workspace, ids: pa.Array) -> dict[str, Any] | None:

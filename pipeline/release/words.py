@@ -40,8 +40,8 @@ class Words:
     citation: str
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _count(number: int, what: str, several: str | None = None) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {several or f'{what}s'}"
 
 
 def describe(manifest: Mapping[str, Any]) -> Words:
@@ -50,7 +50,8 @@ def describe(manifest: Mapping[str, Any]) -> Words:
     controlled = bool(made["partitions"])
     return Words(
         summary=(
-            f"{_count(manifest['photos'], 'photo')} of {len(manifest['pairs'])} animal classes, "
+            f"{_count(manifest['photos'], 'photo')} of "
+            f"{_count(manifest['classes'], 'animal class', 'animal classes')}, "
             "each class on a background where a model does well (`common`) and one where it does "
             "badly (`counter`). The drop in accuracy between the two shows how much a model leans "
             "on the background."
@@ -68,7 +69,7 @@ def describe(manifest: Mapping[str, Any]) -> Words:
         limitations=[
             "A drop need not be caused by the background alone: pose, size and the look-alikes of "
             "a class differ between the groups too.",
-            f"The classes are {len(manifest['pairs'])} animals that were selected because their "
+            f"The classes are {manifest['classes']} animals that were selected because their "
             "accuracy depends on the background; they stand for no wider set of classes.",
             f"Backgrounds are one of {_count(len(made['backgrounds']), 'label')} for each photo, "
             "although a photo may show several.",
@@ -143,9 +144,29 @@ def _caveats(manifest: Mapping[str, Any], *, controlled: bool) -> list[str]:
         "Observers photograph what they find beautiful or rare, near roads and cities, and mostly "
         "in rich countries; so do these photos.",
     ]
+    if manifest["left_out"]:
+        found.append(_left_out(manifest))
+    if manifest["classes_of_one_group"]:
+        found.append(
+            f"{_count(len(manifest['classes_of_one_group']), 'class', 'classes')} of "
+            f"{manifest['classes']} with photos of one group only: "
+            f"{', '.join(manifest['classes_of_one_group'])}. The drop is not between the same "
+            "classes, unless these are left aside."
+        )
     if not controlled:
         found.append("Photos of one observer may be in both groups; intervals resample observers.")
     return found
+
+
+def _left_out(manifest: Mapping[str, Any]) -> str:
+    """What the numbers of the whole split, which the card shows, have to do with the release."""
+    photos = _count(sum(manifest["left_out"].values()), "photo")
+    lost = len(manifest["pairs"]) - manifest["classes"]
+    classes = f", among them all of {_count(lost, 'class', 'classes')}" if lost > 0 else ""
+    return (
+        f"{photos} of the split could not be released{classes}. The numbers of photos, accuracies "
+        "and drops of the groups are those of the whole split."
+    )
 
 
 def _personal(manifest: Mapping[str, Any]) -> str:
