@@ -448,6 +448,19 @@ def test_a_split_of_photos_that_are_no_longer_there_is_refused(split_workspace, 
         released(split_workspace, tmp_path / "out", "any")
 
 
+@pytest.mark.parametrize("images", ["embed", "link", "mixed"])
+def test_a_licence_that_is_not_in_the_vocabulary_is_told_before_anything_is_written(
+    split_workspace, tmp_path, images
+):
+    for table, spec in (("photos", PHOTOS), ("split", SPLIT)):
+        rows = split_workspace.read(table).to_pylist()
+        rows = [{**rows[0], "license": "Beer"}, {**rows[1], "license": "CC BY"}, *rows[2:]]
+        write_table(split_workspace.table_path(table), from_rows(rows, spec.schema), spec)
+    with pytest.raises(CapError, match=r"does not know \(Beer, CC BY\).* run `cap split` again"):
+        released(split_workspace, tmp_path / "out", "any", images=images)
+    assert not list(tmp_path.glob("*out*"))
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from manifests.errors import CapError
 from manifests.tables import count_by
-from manifests.vocabulary import allowed_licenses, sharing_licenses
+from manifests.vocabulary import allowed_licenses, licenses, sharing_licenses
 
 if TYPE_CHECKING:
     from manifests.vocabulary import LabelSpace
@@ -68,7 +68,7 @@ def select(workspace: Workspace, parameters: ReleaseParameters) -> Content:
     ------
     CapError
         If the split is empty, nothing of it is left, a photo of it is not among the photos, or no
-        longer as it was chosen or decided, or its classes are not those of the label space.
+        longer as it was chosen or decided, or its licences or classes are not those that are known.
     """
     # The photos first, while nothing else takes memory.
     files = workspace.read("photos").select(["photo_id", "status", *_AS_CHOSEN, *_OF_PHOTOS])
@@ -76,6 +76,7 @@ def select(workspace: Workspace, parameters: ReleaseParameters) -> Content:
     if not split.num_rows:
         msg = "the split is empty: no class was selected; `cap split` says why for each"
         raise CapError(msg)
+    _check_licenses(split)
     _check_classes(split, workspace.label_space)
     _check_decisions(workspace, split)
     named = parameters.licenses or (("any",) if parameters.images == "link" else ())
@@ -98,6 +99,17 @@ def select(workspace: Workspace, parameters: ReleaseParameters) -> Content:
     if left_out:
         rows = rows.filter(included)
     return Content(_with_files(rows, files), left_out, without_url)
+
+
+def _check_licenses(split: pa.Table) -> None:
+    """See that every licence is one of the vocabulary, of which the card can tell."""
+    unknown = sorted(count_by(split, "license").keys() - licenses().keys())
+    if unknown:
+        msg = (
+            f"the split has licences that cap does not know ({', '.join(unknown)}); in the table "
+            f"photos, write one of {', '.join(licenses())}, then run `cap split` again"
+        )
+        raise CapError(msg)
 
 
 def _check_classes(split: pa.Table, labels: LabelSpace) -> None:
