@@ -356,6 +356,10 @@ def write_validated(path: Path, table: pa.Table, spec: TableSchema) -> None:
         )
 
 
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+
+
 def table_digest(table: pa.Table) -> str:
     """sha256 over the table's rows in key order, without columns of time and duration.
 
@@ -374,13 +378,24 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
+def _digested(kind: pa.DataType) -> pa.DataType:
+    """The type as it comes back from a file, in the form that is digested."""
+    if pa.types.is_map(kind):
+        return pa.list_(pa.struct([kind.key_field, kind.item_field]))
+    if pa.types.is_date64(kind):
+        return pa.date32()
+    return pa.time32("ms") if pa.types.is_time32(kind) else _plain(kind)
+
+
 def _digest_array(array: pa.Array, digest: hashlib._Hash) -> None:
-    kind = _plain(array.type)
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    kind = _digested(array.type)
     # The name of a list's values and the length of its vectors are the file format's own affair.
     nested = pa.types.is_nested(kind)
     digest.update(f"{'nested' if nested else kind}:{len(array)}:".encode())
     digest.update(np.packbits(_numbers(array.is_valid())).tobytes())
-    array = array.drop_null().cast(kind) if array.type != kind else array.drop_null()
+    array = (array.cast(kind) if array.type != kind else array).drop_null()
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
         _, offset_buffer, values = array.buffers()
         if len(array):
@@ -389,15 +404,29 @@ def _digest_array(array: pa.Array, digest: hashlib._Hash) -> None:
             # Without nulls the values stand one after the other.
             if values is not None:
                 digest.update(values[int(offsets[0]) : int(offsets[-1])])
-    elif pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+    elif any(is_kind(kind) for is_kind in _LISTS):
         digest.update(_numbers(pc.list_value_length(array)).astype("<i8").tobytes())
         _digest_array(array.flatten(), digest)
     elif pa.types.is_struct(kind):
         for index in range(kind.num_fields):
             _digest_array(pc.struct_field(array, [index]), digest)
-    else:
-        values = array.cast(pa.int64()) if pa.types.is_timestamp(kind) else array
-        digest.update(_numbers(values).tobytes())
+    elif pa.types.is_timestamp(kind):
+        digest.update(_numbers(array.cast(pa.int64())).tobytes())
+    elif any(is_kind(kind) for is_kind in _NUMBERS):
+        digest.update(_numbers(array).tobytes())
+    elif not pa.types.is_null(kind):
+        digest.update(_fixed_width(array))
+
+
+def _fixed_width(array: pa.Array) -> pa.Buffer:
+    """The bytes of values without nulls that each take as many: days, times, decimals."""
+    try:
+        width = array.type.bit_width // 8
+    except ValueError as error:
+        msg = f"columns of type {array.type} are not supported; leave the column out"
+        raise TableError(msg) from error
+    values = array.buffers()[1]
+    return values[array.offset * width : (array.offset + len(array)) * width] if values else b""
 
 
 def _numbers(array: pa.Array) -> NDArray[Any]:

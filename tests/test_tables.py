@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import errno
 import os
+from decimal import Decimal
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -228,3 +229,54 @@ def test_a_photo_row_needs_no_more_than_its_required_columns():
         "error": "empty file",
     }
     assert validate(from_rows([row], PHOTOS.schema), PHOTOS).num_rows == 1
+
+
+ONE, OTHER = datetime.datetime(2024, 5, 1, 12, 30), datetime.datetime(2024, 5, 2, 12, 31)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other"),
+    [
+        (pa.null(), None, None),
+        (pa.date32(), ONE.date(), OTHER.date()),
+        (pa.date64(), ONE.date(), OTHER.date()),
+        (pa.time32("s"), ONE.time(), OTHER.time()),
+        (pa.time64("us"), ONE.time(), OTHER.time()),
+        (pa.duration("us"), ONE - OTHER, OTHER - ONE),
+        (pa.decimal128(5, 2), Decimal("1.20"), Decimal("-1.20")),
+        (pa.decimal256(50, 2), Decimal("1.20"), Decimal("-1.20")),
+        (pa.binary(2), b"ab", b"ac"),
+        (pa.large_string(), "a", "b"),
+        (pa.large_list(pa.int64()), [1, 2], [1, 3]),
+        (pa.large_list(pa.date32()), [ONE.date()], [OTHER.date()]),
+        (pa.map_(pa.string(), pa.int64()), [("a", 1)], [("a", 2)]),
+        (pa.struct([("day", pa.date32())]), {"day": ONE.date()}, {"day": OTHER.date()}),
+    ],
+    ids=str,
+)
+def test_an_added_column_of_any_common_type_has_a_digest(kind, one, other, tmp_path):
+    def table(*values: object) -> pa.Table:
+        rows = from_rows([label(f"folder:{i}") for i in range(len(values))], LABELS.schema)
+        return rows.append_column("added", pa.array(values, kind))
+
+    whole = table(one, None, other)
+    cut = pa.concat_tables([whole.slice(1), whole.slice(0, 1)])
+    digest = table_digest(write_table(tmp_path / "labels.parquet", cut, LABELS))
+    assert digest == table_digest(read_table(tmp_path / "labels.parquet", LABELS))
+    assert digest == table_digest(whole)
+    if one is not None:
+        assert digest != table_digest(table(other, None, one))
+        assert digest != table_digest(table(one, other, None))
+
+
+def test_the_digests_of_tables_do_not_change_with_versions():
+    rows = [label("folder:a"), label("folder:b", background=None, decision="reject", annotators=3)]
+    added = pa.array([[1.5], None], pa.list_(pa.float16(), 1))
+    told = table_digest(from_rows(rows, LABELS.schema).append_column("embedding", added))
+    assert told == "f9aa46182679ed0a1f547c923c7f16334914c22304c3e8bc97f48d6e96f2d42b"
+
+
+def test_a_column_that_cannot_be_digested_is_named_by_its_type():
+    runs = pa.array([1, 1, 2], pa.run_end_encoded(pa.int32(), pa.int64()))
+    with pytest.raises(TableError, match=r"type run_end_encoded<.*> are not supported"):
+        table_digest(pa.table({"a": runs}))
