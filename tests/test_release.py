@@ -161,6 +161,21 @@ def test_a_changed_byte_anywhere_is_found(split_workspace, tmp_path, name):
         verify(str(out), Progress())
 
 
+def test_a_file_of_another_version_among_the_photos_is_found(split_workspace, tmp_path):
+    out = tmp_path / "out"
+    released(split_workspace, out, "any")
+    (out / "data" / ".DS_Store").write_bytes(b"")
+    assert verify(str(out), Progress()).facts["photos"] == 12
+    shard = next((out / "data").glob("common-*.parquet"))
+    for name in ("common-00001-of-00002.parquet", "old/counter.parquet"):
+        stray = out / "data" / name
+        stray.parent.mkdir(exist_ok=True)
+        stray.write_bytes(shard.read_bytes())
+        with pytest.raises(ReleaseError, match=f"data/{name} is no file of it; fetch it again"):
+            verify(str(out), Progress())
+        stray.unlink()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

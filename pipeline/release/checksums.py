@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,15 @@ def _listed(folder: Path) -> dict[str, str]:
     return found
 
 
+def _strays(folder: Path, listed: Iterable[str]) -> list[str]:
+    """Files below `data` that are not listed; readers of the whole folder would take them in."""
+    known = {PurePosixPath(name) for name in listed}
+    files = sorted(file for file in (folder / "data").rglob("*") if file.is_file())
+    found = [PurePosixPath(file.relative_to(folder).as_posix()) for file in files]
+    # No reader takes files with a dot, which some systems leave in every folder.
+    return [str(name) for name in found if name not in known and not name.name.startswith(".")]
+
+
 def verify(out: str | None, progress: Progress) -> Outcome:
     """Read every byte of a release again: its files against their digests, then its photos.
 
@@ -64,7 +74,8 @@ def verify(out: str | None, progress: Progress) -> Outcome:
     Raises
     ------
     ReleaseError
-        If a file is missing or changed, or a photo's bytes are not those of its row.
+        If a file is missing or changed, another lies among the photos, or a photo's bytes are not
+        those of its row.
     """
     if out is None:
         msg = "name the release to verify: `cap release --verify OUT`"
@@ -84,10 +95,14 @@ def verify(out: str | None, progress: Progress) -> Outcome:
             elif _digest(file) != digest:
                 problems.append(f"{name} has changed")
             advance(1)
+    problems += [f"{name} is no file of it" for name in _strays(folder, listed)]
     if problems:
         more = f", and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
         told = ", ".join(problems[:_TOLD])
-        msg = f"{folder} is not as it was released: {told}{more}; fetch it again"
+        msg = (
+            f"{folder} is not as it was released: {told}{more}; "
+            "fetch it again, into an empty folder"
+        )
         raise ReleaseError(msg)
     order, _ = split.file_order
     here = order[~split.linked[order]]
