@@ -19,14 +19,21 @@ from checkpoints import tiny_clip
 from conftest import save_photo
 from hypothesis import given, settings
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from manifests.errors import CapError, PhotoError
 from manifests.photos import open_image
 from manifests.vocabulary import LabelSpace, label_space
 from pipeline.engine import LocalEngine
 from pipeline.models import ModelOptions, ModelSpec, load_model
-from pipeline.models.network import choose_precision, photos_at_once
+from pipeline.models.network import (
+    PREPROCESSING,
+    choose_precision,
+    downloading,
+    photos_at_once,
+    read_checkpoint,
+    write_checkpoint,
+)
 from pipeline.models.open_clip_family import check_activation, templates
 from pipeline.models.predictions import predictions_from
 from pipeline.models.preprocessing import Preprocessing, torch_resizes
@@ -124,6 +131,83 @@ def test_weights_that_cannot_be_fetched_say_how_to_bring_them(monkeypatch, tmp_p
         CapError, match=r"could not be fetched .* give the file: open_clip:ViT-B-32"
     ):
         load("open_clip:ViT-B-32-quickgelu:laion400m_e31")
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        (
+            "open_clip:ViT-L-14:laion2b_s32b_b82k",
+            "open_clip:ViT-L-14:FILE, which has the architecture's default preprocessing",
+        ),
+        (
+            "timm:resnet50:a1_in1k",
+            "timm:resnet50.a1_in1k:FILE, which has the preprocessing of a1_in1k",
+        ),
+        ("timm:resnet50", "timm:resnet50:FILE$"),
+    ],
+)
+def test_who_brings_a_file_is_told_which_preprocessing_it_has(text, file):
+    with pytest.raises(CapError, match=file), downloading(ModelSpec.parse(text)):
+        raise OSError
+
+
+def written(spec: str, weights: Path, metadata: dict[str, str]) -> str:
+    """The SPEC of a copy of a checkpoint that says more of itself."""
+    _, config, original = spec.split(":")
+    write_checkpoint(weights, load_file(original), metadata)
+    return f"open_clip:{config}:{weights}"
+
+
+def test_a_checkpoint_that_says_how_photos_are_made_ready_for_it_has_that(spec, tmp_path):
+    told = {
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.5, 0.5],
+        "interpolation": "bilinear",
+        "resize_mode": "longest",
+        "fill_color": 7,
+    }
+    copy = written(spec, tmp_path / "own.safetensors", {PREPROCESSING: json.dumps(told)})
+    plain, model = load(spec), load(copy)
+    described = json.loads(json.dumps(model.description["preprocessing"]))
+    assert described == {**described, **told}
+    assert model.digest != plain.digest
+    image = Image.new("RGB", (40, 20), (255, 0, 0))
+    found = model.preprocess(image)
+    # Red between two bands of the fill colour.
+    assert found[:, 16, 16].tolist() == [2, -1, -1]
+    assert found[0, 0, 0] == pytest.approx((7 / 255 - 0.5) / 0.25)
+    again = written(spec, tmp_path / "again.safetensors", model.metadata)
+    assert load(again).description["preprocessing"] == model.description["preprocessing"]
+    silent = written(spec, tmp_path / "silent.safetensors", {"format": "pt"})
+    assert load(silent).description["preprocessing"] == plain.description["preprocessing"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "no JSON",
+        "[]",
+        '{"mean": [0.5, 0.5, 0.5]}',
+        '{"mean": [0.5], "std": [1], "interpolation": "bicubic", "resize_mode": "squash", '
+        '"fill_color": 0}',
+        '{"mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "bicubic", '
+        '"resize_mode": "widest", "fill_color": 0}',
+    ],
+)
+def test_a_preprocessing_that_is_not_known_is_refused(spec, tmp_path, told):
+    copy = written(spec, tmp_path / "own.safetensors", {PREPROCESSING: told})
+    with pytest.raises(CapError, match=r"own\.safetensors asks for a preprocessing"):
+        load(copy)
+
+
+def test_a_safetensors_file_that_is_none_is_one_line(spec, tmp_path):
+    _, config, _ = spec.split(":")
+    (tmp_path / "torn.safetensors").write_bytes(b"no")
+    with pytest.raises(CapError, match="is no checkpoint of tensors"):
+        load(f"open_clip:{config}:{tmp_path / 'torn.safetensors'}")
+    with pytest.raises(CapError, match="is no checkpoint of tensors"):
+        read_checkpoint(tmp_path / "torn.safetensors")
 
 
 def network_of(spec: str):
@@ -342,7 +426,9 @@ def test_a_device_that_is_not_there_is_refused(spec):
         load_model(ModelSpec.parse(spec), ANIMALS, ModelOptions(device="cuda:7"))
 
 
-@pytest.mark.parametrize("prompts", ["A photo.", "{} and {}", "{0}", "{name} {}"])
+@pytest.mark.parametrize(
+    "prompts", ["A photo.", "{} and {}", "{0}", "{name} {}", "A {x} photo of {}.", "{}}"]
+)
 def test_a_prompt_without_one_place_for_the_class_is_refused(prompts):
     with pytest.raises(CapError, match=r"needs one \{\} for the class name"):
         templates(prompts)

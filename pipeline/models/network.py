@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from manifests.errors import CapError
+from manifests.tables import replacing
 
 if TYPE_CHECKING:
     from pipeline.models.registry import ModelOptions, ModelSpec
 
 __all__ = [
+    "PREPROCESSING",
     "casting",
     "choose_device",
     "choose_precision",
@@ -26,7 +29,12 @@ __all__ = [
     "layout",
     "photos_at_once",
     "read_checkpoint",
+    "read_metadata",
+    "write_checkpoint",
 ]
+
+PREPROCESSING = "cap.preprocessing"
+"""Part of a checkpoint's metadata: how photos are made ready for its network, as JSON."""
 
 _REUSED = 32 * 2**20
 """Bytes of a block that glibc keeps when it is freed; larger ones cost a fault for each page."""
@@ -141,9 +149,22 @@ def downloading(spec: ModelSpec) -> Iterator[None]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         msg = (
             f"the weights of {spec} could not be fetched ({reason}); get them elsewhere and give "
-            f"the file: {spec.family}:{spec.architecture}:FILE"
+            f"the file: {_from_file(spec)}"
         )
         raise CapError(msg) from error
+
+
+def _from_file(spec: ModelSpec) -> str:
+    """The SPEC of published weights in a file, and which preprocessing it has then."""
+    whole = f"{spec.family}:{spec.architecture}"
+    if spec.weights is None:
+        return f"{whole}:FILE"
+    if spec.family == "timm":
+        return f"{whole}.{spec.weights}:FILE, which has the preprocessing of {spec.weights}"
+    return (
+        f"{whole}:FILE, which has the architecture's default preprocessing (mean, std, resizing); "
+        f"that of {spec.weights} may be another"
+    )
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
@@ -161,7 +182,15 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
             found: Any = load_file(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (
+        pickle.UnpicklingError,
+        SafetensorError,
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+    ) as error:
         msg = f"{path.name} is no checkpoint of tensors alone; nothing else in it is ever run"
         raise CapError(msg) from error
     for name in _WRAPPERS:
@@ -175,3 +204,24 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         for name, value in found.items()
         if isinstance(value, torch.Tensor)
     }
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a checkpoint says beside its tensors; nothing where it is no safetensors file."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        msg = f"{path.name} is no checkpoint of tensors alone; nothing else in it is ever run"
+        raise CapError(msg) from error
+
+
+def write_checkpoint(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all."""
+    from safetensors.torch import save_file
+
+    lying = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(lying, temporary, dict(metadata))

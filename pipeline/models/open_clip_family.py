@@ -29,6 +29,7 @@ from manifests.errors import CapError
 from manifests.tables import replacing
 from pipeline.models.boxes import Box, centred
 from pipeline.models.network import (
+    PREPROCESSING,
     casting,
     choose_device,
     choose_precision,
@@ -36,6 +37,7 @@ from pipeline.models.network import (
     layout,
     photos_at_once,
     read_checkpoint,
+    read_metadata,
 )
 from pipeline.models.pooling import pooled_features
 from pipeline.models.preprocessing import Preprocessing, torch_resizes
@@ -58,7 +60,10 @@ __all__ = ["OpenClipModel", "check_activation", "templates"]
 
 _QUICK = "-quickgelu"
 _SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".safetensors"}
-_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
+_PUBLISHED = ("mean", "std", "interpolation", "resize_mode")
+_PREPROCESSING = (*_PUBLISHED, "fill_color")
+"""What decides the pixels of a photo, beside their number, which the architecture says."""
+_COLOURS = 3
 
 
 class OpenClipModel:
@@ -100,6 +105,12 @@ class OpenClipModel:
     def network(self) -> Any:
         """The open_clip network itself, for those who train it."""
         return self._network
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What a checkpoint of the network has to say beside its tensors, to be loaded alike."""
+        config = asdict(PreprocessCfg(**self._network.visual.preprocess_cfg))
+        return {PREPROCESSING: json.dumps({name: config[name] for name in _PREPROCESSING})}
 
     @property
     def smallest(self) -> int | None:
@@ -175,14 +186,15 @@ def templates(prompts: str) -> tuple[str, ...]:
     Raises
     ------
     CapError
-        If the text is neither `openai80` nor has exactly one `{}`.
+        If the text is neither `openai80` nor has exactly one `{}` and no other brace.
     """
     if prompts == "openai80":
         return tuple(make("{}") for make in open_clip.OPENAI_IMAGENET_TEMPLATES)
-    if prompts.count("{}") != 1 or prompts.replace("{}", "").strip("{}") != prompts.replace(
-        "{}", ""
-    ):
-        msg = f"the prompt {prompts!r} needs one {{}} for the class name (or is openai80)"
+    if prompts.count("{}") != 1 or set(prompts.replace("{}", "")) & set("{}"):
+        msg = (
+            f"the prompt {prompts!r} needs one {{}} for the class name and no other brace (or is "
+            "openai80)"
+        )
         raise CapError(msg)
     return (prompts,)
 
@@ -253,7 +265,7 @@ def check_activation(architecture: str, tag: str) -> None:
 
 
 def _weights(spec: ModelSpec, architecture: str) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint's file, and the preprocessing that its publisher gives, if any."""
+    """The checkpoint's file, and the preprocessing that its publisher or it gives, if any."""
     if spec.weights is None:
         tags = open_clip.list_pretrained_tags_by_model(architecture)
         named = f"one of its tags ({', '.join(tags[:5])}) or a file" if tags else "a file"
@@ -261,7 +273,7 @@ def _weights(spec: ModelSpec, architecture: str) -> tuple[Path, dict[str, Any]]:
         raise CapError(msg)
     path = Path(spec.weights)
     if path.is_file():
-        return path, {}
+        return path, _own_preprocessing(path)
     if path.suffix in _SUFFIXES:
         msg = f"there is no file {spec.weights}"
         raise CapError(msg)
@@ -269,7 +281,33 @@ def _weights(spec: ModelSpec, architecture: str) -> tuple[Path, dict[str, Any]]:
     published = open_clip.get_pretrained_cfg(architecture, spec.weights)
     with downloading(spec):
         file = open_clip.download_pretrained(published)
-    return Path(file), {k: published[k] for k in _PREPROCESSING if published.get(k)}
+    return Path(file), {k: published[k] for k in _PUBLISHED if published.get(k)}
+
+
+def _own_preprocessing(path: Path) -> dict[str, Any]:
+    """The preprocessing that a checkpoint gives; without it, the architecture's is taken.
+
+    Raises
+    ------
+    CapError
+        If it is none that open_clip knows.
+    """
+    text = read_metadata(path).get(PREPROCESSING)
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+        moments = [tuple(float(number) for number in found[name]) for name in ("mean", "std")]
+        config = {**found, "mean": moments[0], "std": moments[1]}
+        known = set(config) == set(_PREPROCESSING) and all(len(m) == _COLOURS for m in moments)
+        if known:
+            image_transform_v2(PreprocessCfg(**config), is_train=False)
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError):
+        known = False
+    if not known:
+        msg = f"{path.name} asks for a preprocessing that is not known: {text[:200]}"
+        raise CapError(msg)
+    return config
 
 
 @contextlib.contextmanager
