@@ -101,6 +101,8 @@ def score(workspace: Workspace, parameters: ScoreParameters, progress: Progress)
     if not photos.num_rows:
         msg = "there is no photo to score; see `cap status --failures`"
         raise CapError(msg)
+    if labels.digest == own.digest:
+        _check_classes(photos, own)
     options = ModelOptions(
         device=parameters.device,
         precision=parameters.precision,
@@ -125,6 +127,31 @@ def score(workspace: Workspace, parameters: ScoreParameters, progress: Progress)
             scorer = _Scorer(model, engine, source)
             _score_batches(run, photos, scorer, target, parameters, progress)
     return _outcome(workspace, name, fresh=run.fresh)
+
+
+def _check_classes(photos: pa.Table, labels: LabelSpace) -> None:
+    """See that the classes of photos are numbered as the label space numbers them.
+
+    Raises
+    ------
+    CapError
+        If it was another when they were collected; one that has grown at its end is none.
+    """
+    known = photos.filter(pc.is_valid(photos["class_index"]))
+    inside = pc.and_(
+        pc.greater_equal(known["class_index"], 0), pc.less(known["class_index"], len(labels))
+    )
+    named = pa.array(labels.names, pa.string()).take(pc.if_else(inside, known["class_index"], None))
+    other = pc.invert(pc.fill_null(pc.equal(known["class_name"], named), False))
+    count = pc.sum(other).as_py() or 0
+    if count:
+        row = known.filter(other).slice(0, 1).to_pylist()[0]
+        msg = (
+            f"{count} photos were collected over another label space: class {row['class_index']} "
+            f"of {row['photo_id']} is called {row['class_name']!r} there, and not so in "
+            f"{labels.name}; run `cap collect` again"
+        )
+        raise CapError(msg)
 
 
 def _job(

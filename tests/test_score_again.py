@@ -419,3 +419,29 @@ def test_reduced_decoding_hardly_moves_scores_and_has_a_run_of_its_own(collected
         np.testing.assert_allclose(one, other, atol=0.02)
     (row,) = [n for n, name in enumerate(full["photo_id"].to_pylist()) if large.name in name]
     assert full["scores"][row] != reduced["scores"][row]
+
+
+def test_photos_that_were_collected_over_another_label_space_are_not_judged(
+    workspace, spec, animals
+):
+    space = workspace.root / "space.csv"
+    (workspace.root / "cap.toml").write_text('label_space = "space.csv"\n')
+
+    def over(*names: str) -> Workspace:
+        space.write_text("\n".join(["name", *names]))
+        return Workspace(workspace.root)
+
+    first = over("ice bear", "lion", "otter")
+    collect(first, CollectParameters(root=str(animals), workers=1), Progress())
+    run(first, spec)
+    refused = (
+        r"^{} photos were collected over another label space: class 1 of \S+ is called 'lion' "
+        r"there, and not so in .*; run `cap collect` again$"
+    )
+    with pytest.raises(CapError, match=refused.format(8)):
+        run(over("ice bear", "ibex", "lion", "otter"), spec)
+    with pytest.raises(CapError, match=refused.format(8)):
+        run(over("ice bear"), spec)
+    longer = over("ice bear", "lion", "otter", "ibex")
+    assert run(longer, spec)["target_rank"].null_count == 0
+    assert run(over("zebra"), spec, label_space="backgrounds")["correct"].null_count == 12
