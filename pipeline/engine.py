@@ -22,6 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
+from manifests.cores import usable_cores
 from manifests.errors import CapError
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ class LocalEngine:
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._asked = workers
-        self._workers = _cores() if workers is None else workers
+        self._workers = usable_cores() if workers is None else workers
         self._patience = patience
         self._tell = tell
         self._pool: _Pool | None = None
@@ -336,10 +337,6 @@ class LocalEngine:
         if self._pool is not None:
             self._pool.close(at_once=at_once)
             self._pool = None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 class _Batches(Generic[_Item, _Prepared]):
@@ -452,7 +449,7 @@ def prepared_batches(
 
 def _in_turns(batches: _Batches[Any, Any]) -> Iterator[Any]:
     """By threads of this process, each batch when its turn comes."""
-    threads = min(_cores(), _MOST_PREPARING)
+    threads = min(usable_cores(), _MOST_PREPARING)
     for number in range(len(batches)):
         yield batches.prepared(number, threads)
 
@@ -463,7 +460,7 @@ def _by_processes(batches: _Batches[Any, Any], workers: int | None, *, pin: bool
 
     if workers is None:
         most = _MOST_PREPARING_FOR_GPU if pin else _MOST_PREPARING
-        workers = 0 if batches.count < _FEW else min(_cores(), most)
+        workers = 0 if batches.count < _FEW else min(usable_cores(), most)
     if len(batches) <= _HEAD_START:
         workers = 0
     head_start = _HEAD_START if workers else 0

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import pyarrow as pa
 
 from manifests import __version__
+from manifests.cores import usable_cores
 from manifests.errors import CapError, MissingExtraError
 from pipeline.engine import apply
 
@@ -357,7 +358,7 @@ class RayEngine:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         own: dict[str, Any] = {}
         if self._address == "local":
-            own = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+            own = {"num_cpus": usable_cores(), "include_dashboard": False}
         try:
             ray.init(address=self._address, logging_level=logging.ERROR, log_to_driver=False, **own)
         except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:

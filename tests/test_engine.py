@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+from manifests.cores import usable_cores
 from manifests.errors import CapError
 from pipeline.engine import LocalEngine, map_ordered, prepared_batches
 
@@ -238,3 +239,13 @@ def test_a_batch_that_is_refused_ends_the_others_with_its_reason(workers):
     batches = prepared_batches(prepare, range(90), 2, workers, device="cpu")
     with pytest.raises(CapError, match=r"^seven is refused$"):
         list(batches)
+
+
+def test_cores_are_counted_where_a_system_does_not_say_which_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
+    assert usable_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert usable_cores() == 5
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores() == 1

@@ -7,7 +7,6 @@ in its batch are not touched by that.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from manifests.cores import usable_cores
 from manifests.errors import CapError, PhotoError, ReleaseError
 from manifests.photos import open_upright
 from pipeline.engine import LocalEngine, apply
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pipeline.photo_source import PhotoSource
 
 __all__ = [
+    "NOT_A_NUMBER",
     "Decode",
     "Decoded",
     "Photo",
@@ -245,7 +246,7 @@ class _Scoring:
         """Take the model to another device."""
         self.model.move(device)
         if device == "cpu":
-            torch.set_num_threads(len(os.sched_getaffinity(0)))
+            torch.set_num_threads(usable_cores())
 
     def passes(
         self,
@@ -283,7 +284,8 @@ class _Scoring:
         return min(most, self.model.at_once) if self.device == "cpu" else most
 
 
-_NOT_A_NUMBER = "the model returned a score that is not a number"
+NOT_A_NUMBER = "the model returned a score that is not a number"
+"""Why a photo that could be read has no scores."""
 
 
 def _whole(preprocess: Preprocessing, photo: Photo, image: Image.Image) -> torch.Tensor:
@@ -309,7 +311,7 @@ class _PhotoScoring(_Scoring):
             error = problem
             row = next(rows) if error is None else 0
             if error is None and not np.isfinite(scores[row]).all():
-                error = _NOT_A_NUMBER
+                error = NOT_A_NUMBER
             if error is not None:
                 results.append(Scored(photo.photo_id, None, None, error))
                 continue
@@ -396,7 +398,7 @@ class _RegionScoring(_Scoring):
             if np.isfinite(scores[rows]).all() and np.isfinite(embeddings[rows]).all():
                 results.append(ScoredRegions(photo.photo_id, scores[rows], embeddings[rows]))
             else:
-                results.append(ScoredRegions(photo.photo_id, None, None, _NOT_A_NUMBER))
+                results.append(ScoredRegions(photo.photo_id, None, None, NOT_A_NUMBER))
         return results
 
     def _looked(
