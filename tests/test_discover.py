@@ -21,6 +21,8 @@ from manifests.progress import Progress
 from manifests.workspace import Workspace
 from pipeline.discover import discover
 from pipeline.discover.findings import Bar, Regions, Search, find
+from pipeline.models.boxes import Box
+from pipeline.models.open_clip_family import OpenClipModel
 from pipeline.parameters import DiscoverParameters, ReportParameters
 from pipeline.report import report
 from pipeline.status import failures
@@ -295,6 +297,28 @@ def test_boxes_of_a_file_are_looked_at_and_photos_without_any_have_no_cluster(wo
         told(workspace, boxes=str(file))
 
 
+def test_boxes_are_pooled_as_far_as_the_model_sees_them(workspace, monkeypatch):
+    (run,) = workspace.runs("discoveries")
+    ids = sorted(set(workspace.read(f"regions/{run}")["photo_id"].to_pylist()))
+    file = workspace.root / "boxes.csv"
+    boxes = ("0,0,8,64", "0,0,32,64", "40,0,64,64")
+    lines = [f"{photo},{box}" for photo in ids[:20] for box in boxes]
+    file.write_text("\n".join(["photo_id,left,top,right,bottom", *lines]))
+    notes: list[str] = []
+    progress = Progress()
+    monkeypatch.setattr(progress, "note", notes.append)
+    monkeypatch.setattr(OpenClipModel, "frame", lambda *_: Box(8, 0, 56, 64))
+    given = {"boxes": str(file), "draws": 20, "clusters": "2-3"}
+    discover(workspace, DiscoverParameters(embed="pool", **given), progress)
+    assert notes[0].startswith("discover: 20 of 60 boxes are left out, since they lie outside")
+    rows = workspace.read(f"regions/{run}").to_pylist()
+    assert {(row["left"], row["right"]) for row in rows} == {(8, 32), (40, 56)}
+    assert {row["region"] for row in rows} == {0, 1}
+    monkeypatch.setattr(OpenClipModel, "frame", lambda *_: Box(64, 0, 70, 64))
+    with pytest.raises(CapError, match=r"sees nothing of the 60 boxes.* use --embed crop"):
+        told(workspace, precision="float32", **given)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -334,8 +358,13 @@ def test_nothing_found_is_said_in_a_sentence(workspace):
     assert facts["kept"] == []
     assert text.startswith("nothing found among ")
     text, facts, _ = told(workspace, clusters="9000-9001")
-    assert "regions do not fall into clusters" in text
+    assert (
+        f"no number of clusters of 9000-9001 is below the {facts['regions']} regions that are "
+        "clustered; give --clusters smaller ones"
+    ) in text
     assert facts["clusters"] == 0
+    text, _, _ = told(workspace, clusters="60-70", exact_up_to=50)
+    assert "no number of clusters of 60-70 is below the 50 regions" in text
 
 
 # The report

@@ -18,7 +18,7 @@ from PIL import Image
 from annotation.photo_rows import PhotoRows
 from manifests.errors import CapError
 from manifests.vocabulary import LabelSpace, label_space
-from pipeline.discover.regions import boxes_from, grid_boxes, read_boxes
+from pipeline.discover.regions import boxes_from, grid_boxes, read_boxes, seen_boxes
 from pipeline.engine import LocalEngine
 from pipeline.models import ModelOptions, ModelSpec, load_model
 from pipeline.models.boxes import Box
@@ -265,3 +265,13 @@ def test_a_grid_lies_within_the_photo_where_the_frame_is_larger():
     found = grid_boxes(photos, lambda width, height: Box(0, -10, width, height + 10), 2)
     assert found["a"][0] == (0, 0, 20, 10)
     assert found["a"][-1] == (20, 10, 40, 20)
+
+
+def test_boxes_are_cut_to_what_the_model_sees_of_a_photo():
+    photos = [{"photo_id": name, "width": 100, "height": 60} for name in "abc"]
+    boxes = {
+        "a": (Box(0, 0, 20, 60), Box(10, 5, 40, 50), Box(30, 0, 60, 70)),
+        "b": (Box(80, 0, 100, 60), Box(0, 0, 20.4, 9)),
+    }
+    found = seen_boxes(boxes, photos, lambda width, height: Box(20, -3, 80, height + 3))
+    assert found == {"a": ((20, 5, 40, 50), (30, 0, 60, 60))}

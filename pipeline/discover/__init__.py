@@ -60,7 +60,7 @@ def discover(workspace: Workspace, parameters: DiscoverParameters, progress: Pro
         seen = looked_at(workspace.read(f"regions/{photos.run}"), photos.rows)
         progress.note(f"discover: comparing {len(seen.numbers)} regions")
         run.commit(discovery_rows(find(seen.regions, bar, search), seen))
-    return _outcome(workspace, photos, fresh=looked and run.fresh)
+    return _outcome(workspace, photos, parameters, fresh=looked and run.fresh)
 
 
 def _asked(parameters: DiscoverParameters) -> tuple[Bar, Search]:
@@ -104,7 +104,9 @@ def _range(text: str | None) -> range | None:
     return range(int(first), int(last) + 1)
 
 
-def _outcome(workspace: Workspace, photos: ScoredPhotos, *, fresh: bool) -> Outcome:
+def _outcome(
+    workspace: Workspace, photos: ScoredPhotos, parameters: DiscoverParameters, *, fresh: bool
+) -> Outcome:
     regions = workspace.read(f"regions/{photos.run}")
     failed = pc.sum(pc.equal(regions["status"], "failed")).as_py()
     looked_at = regions.num_rows - failed
@@ -118,7 +120,7 @@ def _outcome(workspace: Workspace, photos: ScoredPhotos, *, fresh: bool) -> Outc
             f"{_SURE}; most on {_told(kept[0])}"
         )
     elif not rows:
-        text = f"nothing found: {looked_at} regions do not fall into clusters"
+        text = f"nothing found: {_why_no_clusters(looked_at, parameters)}"
     else:
         text = f"nothing found among {clusters}: {_why_nothing(photos, rows)}"
     if failed:
@@ -139,6 +141,17 @@ def _told(row: Mapping[str, Any]) -> str:
         f"cluster {row['cluster']}, tied to {row['class_name']} "
         f"({100 * row['difference']:+.0f} points with it, q {row['q_value']:.2g})"
     )
+
+
+def _why_no_clusters(regions: int, parameters: DiscoverParameters) -> str:
+    compared = min(regions, parameters.exact_up_to)
+    asked = _range(parameters.clusters)
+    if asked is not None and asked[0] >= compared:
+        return (
+            f"no number of clusters of {parameters.clusters} is below the {compared} regions that "
+            "are clustered; give --clusters smaller ones"
+        )
+    return f"{regions} regions do not fall into clusters"
 
 
 def _why_nothing(photos: ScoredPhotos, rows: Sequence[Mapping[str, Any]]) -> str:

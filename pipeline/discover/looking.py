@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,14 @@ from manifests.errors import CapError
 from manifests.schema import REGIONS
 from manifests.tables import from_rows, write_bytes
 from manifests.workspace import Job
-from pipeline.discover.regions import Boxes, boxes_digest, boxes_from, grid_boxes, read_boxes
+from pipeline.discover.regions import (
+    Boxes,
+    boxes_digest,
+    boxes_from,
+    grid_boxes,
+    read_boxes,
+    seen_boxes,
+)
 from pipeline.discover.scored import ScoredPhotos
 from pipeline.engine import engine_for
 from pipeline.photo_source import PhotoSource
@@ -85,10 +92,39 @@ def look(
         if model.embedding_dim is None:
             msg = f"{model.name} gives no embeddings, so that its regions cannot be clustered"
             raise CapError(msg)
+        rows = photos.rows.select(["photo_id", "width", "height"]).to_pylist()
         if boxes is None:
-            boxes = grid_boxes(photos.rows.to_pylist(), model.frame, parameters.grid)
+            boxes = grid_boxes(rows, model.frame, parameters.grid)
+        elif parameters.embed == "pool":
+            boxes = _seen(boxes, rows, model, progress)
         _score_batches(run, photos, boxes, _Looker(model, engine, source, parameters), progress)
     return False
+
+
+def _seen(
+    boxes: Boxes, photos: Sequence[Mapping[str, Any]], model: Model, progress: Progress
+) -> Boxes:
+    """The boxes as far as the model sees them, since features are pooled over nothing else.
+
+    Raises
+    ------
+    CapError
+        If it sees nothing of any.
+    """
+    found = seen_boxes(boxes, photos, model.frame)
+    every, left = (sum(map(len, some.values())) for some in (boxes, found))
+    if not left:
+        msg = (
+            f"{model.name} sees nothing of the {every} boxes, which lie outside of the middle "
+            "that it crops of each photo; use --embed crop"
+        )
+        raise CapError(msg)
+    if left < every:
+        progress.note(
+            f"discover: {every - left} of {every} boxes are left out, since they lie outside of "
+            "what the model sees of their photos"
+        )
+    return found
 
 
 @dataclass(frozen=True)

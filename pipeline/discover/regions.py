@@ -18,7 +18,7 @@ from pipeline.models.boxes import Box
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Boxes", "boxes_digest", "boxes_from", "grid_boxes", "read_boxes"]
+__all__ = ["Boxes", "boxes_digest", "boxes_from", "grid_boxes", "read_boxes", "seen_boxes"]
 
 _SIDES = ("left", "top", "right", "bottom")
 
@@ -98,6 +98,30 @@ def boxes_from(file: PhotoRows, photos: pa.Table) -> Boxes:
         msg = f"{file.name} has boxes of none of the scored photos"
         raise CapError(msg)
     return {photo_id: tuple(boxes) for photo_id, boxes in found.items()}
+
+
+def seen_boxes(
+    boxes: Boxes, photos: Sequence[Mapping[str, Any]], frame: Callable[[int, int], Box]
+) -> Boxes:
+    """Boxes cut to the part of each photo that a model sees, without those of which nothing is.
+
+    Parameters
+    ----------
+    boxes
+        Boxes by photo.
+    photos, frame
+        As for `grid_boxes`.
+    """
+    found = {}
+    for photo in photos:
+        size = photo["width"], photo["height"]
+        seen = frame(*size).clipped(*size)
+        parts = [
+            part for box in boxes.get(photo["photo_id"], ()) for part in box.within(seen).grid(1)
+        ]
+        if parts:
+            found[photo["photo_id"]] = tuple(parts)
+    return found
 
 
 def boxes_digest(boxes: Boxes) -> str:

@@ -17,8 +17,12 @@ class Box(NamedTuple):
 
     def clipped(self, width: int, height: int) -> Box:
         """The part of it that lies on a photo, which is empty where it lies beside it."""
-        left, right = (min(max(x, 0), width) for x in (self.left, self.right))
-        top, bottom = (min(max(y, 0), height) for y in (self.top, self.bottom))
+        return self.within(Box(0, 0, width, height))
+
+    def within(self, other: Box) -> Box:
+        """The part of it that lies in another box, which is empty where it lies beside that."""
+        left, right = (min(max(x, other.left), other.right) for x in (self.left, self.right))
+        top, bottom = (min(max(y, other.top), other.bottom) for y in (self.top, self.bottom))
         return Box(left, top, right, bottom)
 
     @property
