@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -14,21 +15,25 @@ import pyarrow as pa
 import pytest
 import torch
 from checkpoints import tiny_clip
-from conftest import cap
+from conftest import cap, save_photo
 from hypothesis import given
+from PIL import Image
 from safetensors.torch import load_file
 
 from manifests.errors import CapError
 from manifests.progress import Progress
+from manifests.schema import TABLES
+from manifests.tables import write_table
 from manifests.vocabulary import LabelSpace
 from manifests.workspace import Workspace
-from pipeline.mitigate import mitigate
+from pipeline.mitigate import _job, mitigate
 from pipeline.mitigate.photos import (
     LabelledPhoto,
     by_the_same_observers,
     epoch_order,
     kept_apart,
 )
+from pipeline.mitigate.run import _measured, _photos, _steps, _why_none, _write
 from pipeline.mitigate.training import METHODS, Batch, Settings, Trainer
 from pipeline.models import ModelOptions, ModelSpec, load_model
 from pipeline.models.boxes import Box
@@ -113,6 +118,20 @@ def test_region_aware_steps_push_spurious_regions_away_from_labels(model, crops,
     assert last.labels < first.labels
     after = similarity()
     assert after[0] - after[1] > relevant - spurious
+
+
+def test_a_checkpoint_is_loaded_with_the_preprocessing_of_the_model_that_learned(model, tmp_path):
+    spec = ModelSpec.parse(model.name)
+    model.network.visual.preprocess_cfg |= {"mean": (0.5,) * 3, "resize_mode": "squash"}
+    learned = type(model)(spec, model.network, model.head, model.description)
+    state = model.network.state_dict()
+    _write(learned, state, 1.0, tmp_path / "learned.safetensors")
+    file = str(tmp_path / "learned.safetensors")
+    found = load_model(replace(spec, weights=file), LABELS, ModelOptions(device="cpu"))
+    image = Image.new("RGB", (100, 60), "red")
+    image.paste("blue", (0, 0, 20, 60))
+    assert torch.equal(found.preprocess(image), learned.preprocess(image))
+    assert not torch.equal(found.preprocess(image), model.preprocess(image))
 
 
 def test_live_assignment_asks_the_medoids(model):
@@ -204,6 +223,41 @@ def test_nothing_is_learned_from_those_who_took_the_test_photos():
     apart = kept_apart(photos, photos, 0.5, 0)
     assert apart == {"a", "d"}
     assert by_the_same_observers(photos, apart) == {"a", "b", "d"}
+
+
+@given(st.integers(1, 2000), st.integers(1, 200))
+def test_an_epoch_leaves_out_fewer_photos_than_it_has_steps(photos, most):
+    steps, size = _steps(photos, most)
+    assert 1 <= size <= most
+    assert 0 <= photos - steps * size < steps
+    assert (steps - 1) * most < photos
+
+
+def test_photos_that_cannot_be_read_and_scores_that_are_no_numbers_are_told_apart(model, tmp_path):
+    file = save_photo(tmp_path / "a.png", 1)
+    apart = [replace(photo(1, 0), file=file), replace(photo(2, 0), file=tmp_path / "b.png")]
+    parameters = MitigateParameters(workers=0, batch_size=2)
+    assert _measured(model, apart, parameters)["photos"] == 1
+    with pytest.raises(CapError, match=r"none of 1 photos .* could be read, such as 2: cannot be"):
+        _measured(model, apart[1:], parameters)
+    with torch.no_grad():
+        model._head[:] = float("nan")
+    with pytest.raises(
+        CapError, match=r"no numbers for any of 1 photos .* smaller --learning-rate"
+    ):
+        _measured(model, apart[:1], parameters)
+
+
+def test_where_no_photo_is_left_the_cause_is_named():
+    photos = pa.table(
+        {"photo_id": ["0", "1", "2"], "creator_id": pa.array(["x", "x", None], pa.string())}
+    )
+    split = pa.table({"photo_id": ["0"], "partition": ["test"]})
+    looked = [photo(0, 0), photo(1, 0)]
+    assert "one observer has taken all" in _why_none(photos, looked, None, set())
+    assert "choose another --held-out" in _why_none(photos, [*looked, photo(2, 0)], None, set())
+    assert "none of the split's test photos" in _why_none(photos, looked[1:], split, {"0"})
+    assert "photos of other observers" in _why_none(photos, looked, split, {"0"})
 
 
 # The command
@@ -298,7 +352,7 @@ def test_a_stopped_fine_tuning_goes_on_and_ends_with_the_same_weights(workspace,
     undisturbed = tmp_path / "undisturbed"
     shutil.copytree(workspace.root, undisturbed)
     whole = told(Workspace(undisturbed), epochs=2, method="finetune")
-    steps = whole.facts["trained_on"] // 64
+    steps, _ = _steps(whole.facts["trained_on"], 64)
     with pytest.raises(KeyboardInterrupt):
         told(workspace, Notes(stop_after=steps + 2), epochs=2, method="finetune")
     assert not (workspace.root / "models").exists()
@@ -343,7 +397,64 @@ def test_a_photo_that_cannot_be_read_is_told_and_left_out(workspace):
     notes = Notes()
     told(workspace, notes, method="finetune")
     (note,) = notes.notes
-    assert note.startswith(f"not learned from: {row['photo_id']}: not an image")
+    assert note.startswith(f"not learned from: {row['photo_id']}: the stored bytes have changed")
+
+
+def test_a_store_that_cannot_be_reached_is_no_fault_of_the_photos(workspace):
+    (workspace.root / "photos").rename(workspace.root / "elsewhere")
+    with pytest.raises(CapError, match=r"the photos in \S+ cannot be read .* goes on from here"):
+        told(workspace, method="finetune")
+    assert not (workspace.root / "models").exists()
+
+
+def rewrite(workspace: Workspace, name: str, photo_id: str, **changes) -> None:
+    """Change a row of a table."""
+    table = workspace.read(name)
+    rows = [{**row, **changes} if row["photo_id"] == photo_id else row for row in table.to_pylist()]
+    write_table(workspace.table_path(name), pa.Table.from_pylist(rows, table.schema), TABLES[name])
+
+
+def test_photos_that_are_gone_or_repeat_others_are_not_learned_from(workspace):
+    (run,) = workspace.runs("regions")
+    notes = Notes()
+
+    def photos() -> tuple[set[str], set[str]]:
+        some = _photos(workspace, run, (0,), MitigateParameters(), notes)
+        return tuple({photo.photo_id for photo in part} for part in some)
+
+    learn, measure = photos()
+    assert not notes.notes
+    name = mitigation(workspace)
+    gone, copy, *_ = sorted(learn)
+    failed = {"status": "failed", "error": "HTTP 404", "path": None, "sha256": None}
+    rewrite(workspace, "photos", gone, **failed)
+    keeper = min(measure)
+    rewrite(workspace, "duplicates", copy, relation="near", keeper=keeper, reason="alike")
+    assert photos() == (learn - {gone, copy}, measure)
+    assert notes.notes == [
+        "mitigate: 2 photos whose regions were looked at are left out, since they are no longer "
+        "stored, or repeat others; `cap discover` looks again"
+    ]
+    assert mitigation(workspace) != name
+
+
+def mitigation(workspace: Workspace) -> str:
+    """The name of what would be made."""
+    (run,) = workspace.runs("regions")
+    return _job(workspace, run, (0,), {"weights_sha256": "0"}, MitigateParameters()).table
+
+
+def test_a_colon_in_the_folder_of_the_weights_is_no_part_of_the_spec(workspace):
+    folder = workspace.root / "my:weights"
+    folder.mkdir()
+    shutil.copy(workspace.root / "toy.safetensors", folder)
+    architecture = f"open_clip:{workspace.root / 'toy.json'}"
+    outcome = told(
+        workspace, method="finetune", model=f"{architecture}:{folder / 'toy.safetensors'}"
+    )
+    (name,) = workspace.runs("mitigations")
+    file = workspace.root / "models" / f"{name}.safetensors"
+    assert outcome.facts["model"] == f"{architecture}:{file}"
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from manifests.errors import CapError
+from manifests.kept import kept_photos
 from manifests.workspace import Job, Outcome
 from pipeline.runs import run_for, scorer, spec_of
 
@@ -33,6 +34,8 @@ _TABLES = ("regions", "discoveries", "predictions")
 
 def mitigate(workspace: Workspace, parameters: MitigateParameters, progress: Progress) -> Outcome:
     """Fine-tune the model of a run on the photos that were looked at."""
+    from pipeline.models import ModelSpec
+
     _check(parameters)
     name = run_for(workspace, parameters.model)
     receipt = scorer(workspace, name)
@@ -46,13 +49,13 @@ def mitigate(workspace: Workspace, parameters: MitigateParameters, progress: Pro
         progress.note(f"mitigate: {file.name} is gone, so that the model is fine-tuned again")
         workspace.receipt_path(job.table).unlink(missing_ok=True)
         workspace.table_path(job.table).unlink()
-    spec = spec_of(receipt, parameters.model)
+    spec = ModelSpec.parse(spec_of(receipt, parameters.model))
     run = workspace.begin(job)
     if not run.fresh:
         from pipeline.mitigate.run import fine_tune
 
         run.commit(fine_tune(run, receipt, clusters, file, parameters, progress))
-    return _outcome(workspace, job.table, f"{spec.rpartition(':')[0]}:{file}", fresh=run.fresh)
+    return _outcome(workspace, job.table, str(replace(spec, weights=str(file))), fresh=run.fresh)
 
 
 def _check(parameters: MitigateParameters) -> None:
@@ -117,7 +120,7 @@ def _job(
         "clusters": list(clusters),
     }
     inputs = {
-        "photos": workspace.digest("photos"),
+        **kept_photos(workspace)[1],
         **{table: workspace.digest(f"{table}/{run}") for table in _TABLES},
     }
     if workspace.has("split"):

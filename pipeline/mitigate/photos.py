@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,66 +21,54 @@ from manifests.tables import observers
 from pipeline.engine import prepared_batches
 from pipeline.mitigate.training import Batch
 from pipeline.models.boxes import Box
-from pipeline.models.scoring import Decode, Decoded
+from pipeline.models.scoring import Decode, Decoded, RegionsRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from PIL import Image
 
-    from manifests.photos import PhotoStore
     from pipeline.models import Model
+    from pipeline.photo_source import PhotoSource
 
 __all__ = ["LabelledPhoto", "batches", "epoch_order", "kept_apart", "labelled"]
 
 
 @dataclass(frozen=True)
-class LabelledPhoto:
-    """A photo to learn from, or to be measured on.
+class LabelledPhoto(RegionsRef):
+    """A photo to learn from, or to be measured on, with its regions.
 
     Attributes
     ----------
-    file
-        Where it lies.
-    size
-        Width and height, upright.
-    boxes, spurious
-        Its regions, and whether each is in a spurious cluster.
+    spurious
+        Whether each region is in a spurious cluster.
     label, class_name
         Its class.
     group
         Number of its group: its class, with or without a spurious region.
     """
 
-    photo_id: str
-    file: Path
-    size: tuple[int, int]
-    boxes: tuple[Box, ...]
     spurious: tuple[bool, ...]
     label: int
     class_name: str
     group: int
 
-    def content(self) -> Path:
-        """The file."""
-        return self.file
-
 
 def labelled(
-    photos: pa.Table, regions: pa.Table, bad: set[tuple[str, int]], store: PhotoStore
+    photos: pa.Table, regions: pa.Table, bad: set[tuple[str, int]], source: PhotoSource
 ) -> list[LabelledPhoto]:
     """The photos whose regions were looked at.
 
     Parameters
     ----------
     photos
-        Rows of `photos`.
+        Rows of `photos` that are stored.
     regions
-        Rows of `regions`.
+        Rows of `regions`; those of other photos are left out.
     bad
         The spurious regions, by photo and number.
-    store
-        Where the photos lie.
+    source
+        Where the photos are read.
     """
     looked = regions.filter(pc.equal(regions["status"], "ok")).drop_columns(["embedding"])
     own: dict[str, list[Mapping[str, Any]]] = {}
@@ -99,7 +86,7 @@ def labelled(
     return [
         LabelledPhoto(
             photo_id=row["photo_id"],
-            file=store.locate(row["path"]),
+            file=source.locate(row["path"], row["sha256"]),
             size=(row["width"], row["height"]),
             boxes=tuple(
                 Box(*(float(r[side]) for side in Box._fields)) for r in own[row["photo_id"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +14,9 @@ import pyarrow.compute as pc
 import torch
 
 from manifests.errors import CapError
+from manifests.kept import kept_photos
 from manifests.schema import MITIGATIONS
-from manifests.tables import from_rows, replacing
+from manifests.tables import from_rows, observers, replacing
 from pipeline.engine import LocalEngine
 from pipeline.mitigate.losses import Choices
 from pipeline.mitigate.photos import (
@@ -27,8 +29,10 @@ from pipeline.mitigate.photos import (
 )
 from pipeline.mitigate.training import Losses, Settings, Trainer, interpolated
 from pipeline.models import ModelSpec, load_model
+from pipeline.models.network import write_checkpoint
 from pipeline.models.open_clip_family import OpenClipModel
-from pipeline.models.scoring import score_photos
+from pipeline.models.scoring import NOT_A_NUMBER, score_photos
+from pipeline.photo_source import PhotoSource
 from pipeline.runs import check_discoveries, load_scorer, options_of, spec_of
 
 if TYPE_CHECKING:
@@ -75,9 +79,9 @@ def fine_tune(
     if not isinstance(model, OpenClipModel):
         msg = f"{name} is no model of open_clip"
         raise CapError(msg)
-    learn, measure = _photos(workspace, name, clusters, parameters)
+    learn, measure = _photos(workspace, name, clusters, parameters, progress)
     original = {key: value.clone() for key, value in model.network.state_dict().items()}
-    steps = max(1, len(learn) // parameters.batch_size)
+    steps, size = _steps(len(learn), parameters.batch_size)
     settings = _settings(model, parameters, steps * parameters.epochs)
     medoids = torch.tensor(workspace.read(f"discoveries/{name}")["embedding"].to_pylist())
     trainer = Trainer(
@@ -94,7 +98,6 @@ def fine_tune(
         story.save(trainer)
         done = 0
     way = _embedded(workspace, name) if settings.uses_regions else None
-    size = min(parameters.batch_size, len(learn))
     order = [
         photo
         for epoch in range(done + 1, parameters.epochs + 1)
@@ -120,6 +123,16 @@ def fine_tune(
     return from_rows(story.rows, MITIGATIONS.schema)
 
 
+def _steps(photos: int, most: int) -> tuple[int, int]:
+    """Steps of an epoch, and photos of each, which are `most` at most.
+
+    They are of one size, since losses compare the photos of a batch, so that an epoch leaves out
+    fewer photos than it has steps, and others each time.
+    """
+    steps = math.ceil(photos / most)
+    return steps, photos // steps
+
+
 def _epoch(
     photos: Sequence[LabelledPhoto], number: int, parameters: MitigateParameters
 ) -> list[LabelledPhoto]:
@@ -128,7 +141,11 @@ def _epoch(
 
 
 def _photos(
-    workspace: Workspace, name: str, clusters: Sequence[int], parameters: MitigateParameters
+    workspace: Workspace,
+    name: str,
+    clusters: Sequence[int],
+    parameters: MitigateParameters,
+    progress: Progress,
 ) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
     """Photos to learn from, and those to measure on."""
     check_discoveries(workspace, name)
@@ -140,7 +157,16 @@ def _photos(
         for member in members
     }
     photos = workspace.read("photos")
-    every = labelled(photos, workspace.read(f"regions/{name}"), bad, workspace.photos)
+    regions = workspace.read(f"regions/{name}")
+    kept, _ = kept_photos(workspace)
+    there = pc.is_in(regions["photo_id"], kept["photo_id"].combine_chunks())
+    gone = pc.count_distinct(regions.filter(pc.invert(there))["photo_id"]).as_py()
+    if gone:
+        progress.note(
+            f"mitigate: {gone} photos whose regions were looked at are left out, since they are "
+            "no longer stored, or repeat others; `cap discover` looks again"
+        )
+    every = labelled(kept, regions, bad, PhotoSource.of(workspace.photos, None))
     split = workspace.read("split") if workspace.has("split") else None
     apart = kept_apart(photos, split, parameters.held_out, parameters.seed)
     unseen = by_the_same_observers(photos, apart)
@@ -148,9 +174,31 @@ def _photos(
     measure = [photo for photo in every if photo.photo_id in apart]
     if not learn or not measure:
         what = "learn from" if not learn else "measure on"
-        msg = f"there is no photo left to {what}; choose another --held-out"
+        msg = f"there is no photo left to {what}; {_why_none(photos, every, split, apart)}"
         raise CapError(msg)
     return learn, measure
+
+
+def _why_none(
+    photos: pa.Table, every: Sequence[LabelledPhoto], split: pa.Table | None, apart: set[str]
+) -> str:
+    """Why no photo is left to learn from, or to measure on, and what helps."""
+    looked = {photo.photo_id for photo in every}
+    if split is not None and "test" in split["partition"].to_pylist():
+        if not looked & apart:
+            return (
+                "`cap discover` has looked at none of the split's test photos; run `cap score` and "
+                "`cap discover` again"
+            )
+        return (
+            "whoever took those that were looked at has taken test photos of the split too; "
+            "collect photos of other observers"
+        )
+    own = pc.is_in(photos["photo_id"], pa.array(sorted(looked), pa.string()))
+    who = observers(photos.filter(own))
+    if pc.count_distinct(who).as_py() == 1:
+        return "one observer has taken all that were looked at; collect photos of others"
+    return "choose another --held-out"
 
 
 def _settings(model: OpenClipModel, parameters: MitigateParameters, steps: int) -> Settings:
@@ -236,6 +284,7 @@ def _measured(model: Model, photos: Sequence[LabelledPhoto], parameters: Mitigat
     """Accuracy on photos, and that of the group where it is lowest."""
     right: list[bool] = []
     seen: list[LabelledPhoto] = []
+    errors: list[str] = []
     results = score_photos(
         model, photos, batch_size=parameters.batch_size, engine=LocalEngine(parameters.workers)
     )
@@ -246,8 +295,19 @@ def _measured(model: Model, photos: Sequence[LabelledPhoto], parameters: Mitigat
                 photo = by_id[scored.photo_id]
                 seen.append(photo)
                 right.append(int(scored.scores.argmax()) == photo.label)
+            else:
+                errors.append(f"{scored.photo_id}: {scored.error}")
     if not seen:
-        msg = "no photo that was kept apart could be read; `cap status --failures` says why"
+        if all(error.endswith(NOT_A_NUMBER) for error in errors):
+            msg = (
+                f"the model gives no numbers for any of {len(errors)} photos kept apart; if it "
+                "did so before, try a smaller --learning-rate"
+            )
+            raise CapError(msg)
+        msg = (
+            f"none of {len(errors)} photos kept apart could be read, such as {errors[0]}; bring "
+            "them back into the workspace's photos, or collect and score others"
+        )
         raise CapError(msg)
     row: Row = {"photos": len(seen), "accuracy": float(np.mean(right))}
     groups = np.array([photo.group for photo in seen])
@@ -269,11 +329,8 @@ def _measured(model: Model, photos: Sequence[LabelledPhoto], parameters: Mitigat
 def _write(
     model: OpenClipModel, original: dict[str, torch.Tensor], share: float, file: Path
 ) -> None:
-    from safetensors.torch import save_file
-
     tensors = interpolated(original, model.network.state_dict(), share)
-    with replacing(file) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary)
+    write_checkpoint(file, tensors, model.metadata)
 
 
 def _load(
