@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +24,16 @@ from numpy.typing import NDArray
 from manifests.errors import CapError, TableError
 from manifests.schema import SCHEMA_VERSION, TableSchema
 
+if TYPE_CHECKING:
+    from manifests.vocabulary import LabelSpace
+
 __all__ = [
     "chosen_pairs",
     "count_by",
     "first_of_content",
     "from_rows",
     "is_volatile",
+    "misnumbered",
     "observer_codes",
     "observers",
     "photo_codes",
@@ -127,6 +131,30 @@ def chosen_pairs(pairs: pa.Table) -> pa.Table:
         return pairs
     chose = pc.fill_null(pc.equal(pairs["chosen_by"], pairs["run"]), True)
     return pairs.filter(chose)
+
+
+def misnumbered(rows: pa.Table, labels: LabelSpace, *, exactly: bool) -> list[tuple[int, str]]:
+    """Number and name of the classes of rows that a label space has otherwise, by number.
+
+    Parameters
+    ----------
+    rows
+        With `class_index` and `class_name`, without nulls.
+    labels
+        The label space.
+    exactly
+        Whether the rows have its own names; else a synonym, or a name that it does not know, is no
+        contradiction.
+    """
+    classes = rows.group_by(["class_index", "class_name"]).aggregate([])
+    found = zip(classes["class_index"].to_pylist(), classes["class_name"].to_pylist(), strict=True)
+
+    def other(index: int, name: str) -> bool:
+        if exactly and 0 <= index < len(labels):
+            return labels.names[index] != name
+        return labels.contradicts(index, name)
+
+    return sorted((index, name) for index, name in found if other(index, name))
 
 
 def observers(photos: pa.Table) -> pa.Array:

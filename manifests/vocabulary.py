@@ -149,6 +149,13 @@ class LabelSpace:
         msg = f"no class {text!r} in {self.name}{_nearest(text, spelled)}"
         raise UnknownNameError(msg)
 
+    def contradicts(self, index: int, name: str) -> bool:
+        """Whether a class of this number has another name here; one that is not known may be it."""
+        if not 0 <= index < len(self.names):
+            return True
+        meant = self._lookup.get(_fold(name), ())
+        return name != self.names[index] and bool(meant) and index not in meant
+
 
 def _reference_taxa() -> dict[int, tuple[Taxon, ...]]:
     """Taxa of ImageNet's animal classes, where they have any."""

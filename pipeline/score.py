@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from manifests.errors import CapError
 from manifests.kept import kept_photos
 from manifests.schema import PREDICTIONS
-from manifests.tables import from_rows
+from manifests.tables import from_rows, misnumbered
 from manifests.vocabulary import LabelSpace, label_space
 from manifests.workspace import Job, Outcome, Run
 from pipeline.engine import engine_for
@@ -102,7 +102,7 @@ def score(workspace: Workspace, parameters: ScoreParameters, progress: Progress)
         msg = "there is no photo to score; see `cap status --failures`"
         raise CapError(msg)
     if labels.digest == own.digest:
-        _check_classes(photos, own)
+        _check_classes(workspace, photos)
     options = ModelOptions(
         device=parameters.device,
         precision=parameters.precision,
@@ -129,7 +129,7 @@ def score(workspace: Workspace, parameters: ScoreParameters, progress: Progress)
     return _outcome(workspace, name, fresh=run.fresh)
 
 
-def _check_classes(photos: pa.Table, labels: LabelSpace) -> None:
+def _check_classes(workspace: Workspace, photos: pa.Table) -> None:
     """See that the classes of photos are numbered as the label space numbers them.
 
     Raises
@@ -137,19 +137,14 @@ def _check_classes(photos: pa.Table, labels: LabelSpace) -> None:
     CapError
         If it was another when they were collected; one that has grown at its end is none.
     """
+    labels = workspace.label_space
     known = photos.filter(pc.is_valid(photos["class_index"]))
-    inside = pc.and_(
-        pc.greater_equal(known["class_index"], 0), pc.less(known["class_index"], len(labels))
-    )
-    named = pa.array(labels.names, pa.string()).take(pc.if_else(inside, known["class_index"], None))
-    other = pc.invert(pc.fill_null(pc.equal(known["class_name"], named), False))
-    count = pc.sum(other).as_py() or 0
-    if count:
-        row = known.filter(other).slice(0, 1).to_pylist()[0]
+    others = misnumbered(known, labels, exactly=workspace.state("photos") == "fresh")
+    if others:
+        index, name = others[0]
         msg = (
-            f"{count} photos were collected over another label space: class {row['class_index']} "
-            f"of {row['photo_id']} is called {row['class_name']!r} there, and not so in "
-            f"{labels.name}; run `cap collect` again"
+            f"the photos were collected over another label space: class {index} is called {name!r} "
+            f"there, and not so in {labels.name}; run `cap collect` again"
         )
         raise CapError(msg)
 

@@ -13,11 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.errors import CapError
-from manifests.tables import count_by
+from manifests.tables import count_by, misnumbered
 from manifests.vocabulary import allowed_licenses, licenses, sharing_licenses
 
 if TYPE_CHECKING:
-    from manifests.vocabulary import LabelSpace
     from manifests.workspace import Workspace
     from pipeline.parameters import ReleaseParameters
 
@@ -77,7 +76,7 @@ def select(workspace: Workspace, parameters: ReleaseParameters) -> Content:
         msg = "the split is empty: no class was selected; `cap split` says why for each"
         raise CapError(msg)
     _check_licenses(split)
-    _check_classes(split, workspace.label_space)
+    _check_classes(workspace, split)
     _check_decisions(workspace, split)
     named = parameters.licenses or (("any",) if parameters.images == "link" else ())
     allowed = pc.is_in(split["license"], pa.array(allowed_licenses(named)))
@@ -112,20 +111,19 @@ def _check_licenses(split: pa.Table) -> None:
         raise CapError(msg)
 
 
-def _check_classes(split: pa.Table, labels: LabelSpace) -> None:
+def _check_classes(workspace: Workspace, split: pa.Table) -> None:
     """See that the label space has each class of the split under its number."""
-    classes = split.group_by(["class_index", "class_name"]).aggregate([]).sort_by("class_index")
-    for index, name in zip(
-        *(classes[key].to_pylist() for key in classes.column_names), strict=True
-    ):
+    labels = workspace.label_space
+    others = misnumbered(split, labels, exactly=workspace.state("split") == "fresh")
+    if others:
+        index, name = others[0]
         now = labels.names[index] if 0 <= index < len(labels) else None
-        if now != name:
-            found = "has no such class" if now is None else f"calls it {now!r}"
-            msg = (
-                f"class {index} of the split is {name!r}, and the label space {labels.name} "
-                f"{found}; run `cap collect` and the later stages again"
-            )
-            raise CapError(msg)
+        found = "has no such class" if now is None else f"calls it {now!r}"
+        msg = (
+            f"class {index} of the split is {name!r}, and the label space {labels.name} "
+            f"{found}; run `cap collect` and the later stages again"
+        )
+        raise CapError(msg)
 
 
 def _check_decisions(workspace: Workspace, split: pa.Table) -> None:
