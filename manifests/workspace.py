@@ -16,7 +16,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -195,13 +195,22 @@ class Run:
 
     @cached_property
     def fresh(self) -> bool:
-        """Whether the table is there already, made by the same job."""
+        """Whether the table is there already, made by the same job, with all rows of its source."""
         receipt = self.workspace.receipt(self.job.table)
         return (
             receipt is not None
             and receipt.made_by(self.job)
             and self.workspace.state(self.job.table) == "fresh"
+            and self._has_all_rows(receipt)
         )
+
+    def _has_all_rows(self, receipt: Receipt) -> bool:
+        """Whether no row of the source went with a table that was removed, or to another source."""
+        table, source = self.job.table, self.job.source
+        if source is None:
+            return True
+        there = self.workspace.read(table, source).num_rows
+        return bool(receipt.sources[source]["rows"] == there)
 
     def start(self) -> None:
         """Note the time at which the work first began; a resumed run keeps it."""
@@ -342,6 +351,9 @@ class Run:
         }
         if job.source is not None:
             own = count_by(rows, "source").get(job.source, 0)
+            if job.step is not None and job.source in sources:
+                # Bringing rows up to date brings none back: what was missing is so still.
+                own = sources[job.source]["rows"]
             sources[job.source] = {**plain, **times, "rows": own}
         return Receipt(
             table=job.table,
@@ -499,6 +511,21 @@ class Workspace:
                 f"used as it is. Move it away to let `cap {job.stage}` build its own"
             )
             raise CapError(msg)
+        run.start()
+        return run
+
+    def begin_again(self, job: Job, own: pa.Table) -> Run:
+        """Set out to try again what failed in a table that is there, in batches of their own.
+
+        Parameters
+        ----------
+        job
+            The job that made the rows; the receipt stays one of it.
+        own
+            The rows of its source. Others have other batches, and so has the job itself: an
+            interrupted commit may have left those.
+        """
+        run = Run(self, replace(job, step=f"again {table_digest(own)}"))
         run.start()
         return run
 

@@ -24,7 +24,8 @@ from PIL import Image
 from annotation.environment import Environment
 from annotation.server import Owner, Server
 from manifests.progress import Progress
-from manifests.workspace import Workspace
+from manifests.tables import write_bytes
+from manifests.workspace import Run, Workspace
 from pipeline.collect import collect
 from pipeline.parameters import CollectParameters
 
@@ -72,6 +73,27 @@ def animal_photos(folder: Path) -> Path:
         for index in range(4):
             save_photo(root / name / f"{index}.jpg", seed=10 * number + index)
     return root
+
+
+@contextmanager
+def commit_interrupted(point: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A commit of `photos` in here ends before its receipt, or before its batches are dropped."""
+
+    def before_receipt(path: Path, data: bytes) -> None:
+        if path.name == "photos.json":
+            raise KeyboardInterrupt
+        write_bytes(path, data)
+
+    def before_dropping(_: Run) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if point == "receipt":
+            patch.setattr("manifests.workspace.write_bytes", before_receipt)
+        else:
+            patch.setattr(Run, "_drop_batches", before_dropping)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
-from conftest import save_photo
+from conftest import commit_interrupted, save_photo
 
 from manifests.errors import CapError, UnknownNameError
 from manifests.photos import has_location, inspect_photo, open_image, open_upright
@@ -194,6 +194,30 @@ def test_only_what_failed_for_a_reason_that_may_pass_is_read_again(
     rows = collected(workspace, animals)
     assert read == [locked.read_bytes()]
     assert sum(row["status"] == "ok" for row in rows.values()) == 12
+    assert collect(workspace, CollectParameters(root=str(animals), workers=1), Progress()).fresh
+
+
+@pytest.mark.parametrize("interrupted", ["first", "again"])
+@pytest.mark.parametrize("point", ["receipt", "batches"])
+def test_a_commit_that_was_interrupted_is_made_good_by_the_same_command(
+    workspace, animals, nobody, monkeypatch, interrupted, point
+):
+    locked = animals / "lion" / "0.jpg"
+    locked.chmod(0)
+    for folder in (workspace.root, *(p for p in workspace.root.rglob("*") if p.is_dir())):
+        folder.chmod(0o777)
+
+    def when(command):
+        interrupting = command == interrupted
+        return commit_interrupted(point, monkeypatch) if interrupting else nullcontext()
+
+    with nobody(), when("first"):
+        collected(workspace, animals)
+    locked.chmod(0o644)
+    with when("again"):
+        collected(workspace, animals)
+    rows = collected(workspace, animals)
+    assert [row["status"] for row in rows.values()] == ["ok"] * 12
     assert collect(workspace, CollectParameters(root=str(animals), workers=1), Progress()).fresh
 
 

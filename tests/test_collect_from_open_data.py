@@ -128,6 +128,21 @@ def test_a_photo_that_the_api_gave_already_stays_one_row_and_is_not_fetched_agai
     assert again == {5: 1}
 
 
+def test_photos_that_another_source_took_over_and_gave_up_are_had_again(study, tables, server):
+    (study.root / "space.csv").write_text("name,taxon\ntoad,Bufo bufo|Lynx lynx\nnewt,Triturus\n")
+    study = Workspace(study.root)
+    api = {"source": "inaturalist", "api_url": server.api_url, "workers": 1}
+    run(study, tables, server)
+    toads = CollectParameters(**api, per_class=2, classes=("toad",))
+    collect(study, toads, Progress())
+    assert collect(study, toads, Progress()).fresh
+    run(study, tables, server, refresh=True)
+    collect(study, CollectParameters(**api, classes=("newt",)), Progress())
+    assert not run(study, tables, server).fresh
+    assert study.read("photos").num_rows == 5
+    assert run(study, tables, server).fresh
+
+
 @contextmanager
 def stopping_after_a_batch(monkeypatch):
     """Whatever runs in here is interrupted as soon as one batch is saved."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from catalogues import NEWT, TOAD, TOADS, Body, body, make_space, observation, photo_catalogue
-from conftest import cap, save_photo
+from conftest import cap, commit_interrupted, save_photo
 
 from manifests.errors import CapError
 from manifests.progress import Progress
@@ -312,6 +312,27 @@ def test_the_same_command_asks_again_only_for_what_may_come(study, monkeypatch):
         assert run(study, server).fresh
 
 
+@pytest.mark.parametrize("interrupted", ["first", "again"])
+@pytest.mark.parametrize("point", ["receipt", "batches"])
+def test_a_commit_that_was_interrupted_is_made_good_by_the_same_command(
+    study, monkeypatch, interrupted, point
+):
+    monkeypatch.setattr("manifests.fetch._LONGEST_BACKOFF", 0.05)
+    (study.root / "space.csv").write_text("name,taxon\ntoad,Bufo bufo\nkin,Bufo\n")
+    rows = [observation(number, TOADS) for number in range(1, 5)] + [observation(5)]
+    faults = Faults(photos={2: Fault.SERVER_ERROR}, times=5, retry_after=0)
+    with serving(Catalogue((TOADS, TOAD), tuple(rows)), faults=faults) as server:
+        for command in ("first", "again"):
+            interrupting = command == interrupted
+            with (
+                commit_interrupted(point, monkeypatch) if interrupting else contextlib.nullcontext()
+            ):
+                run(study, server, classes=())
+        run(study, server, classes=())
+        assert (numbers(study), numbers(study, "failed")) == ([1, 2, 3, 4], [5])
+        assert run(study, server, classes=()).fresh
+
+
 def test_more_photos_are_fetched_without_asking_again_for_those_that_are_there(study):
     with serving(photo_catalogue(30)) as server:
         run(study, server, per_class=10)
@@ -386,6 +407,11 @@ def test_sources_live_beside_each_other_and_each_replaces_its_own_rows(study, tm
             "inaturalist": 2,
         }
         assert collect(study, folder, Progress()).fresh
+        assert run(study, server, per_class=2).fresh
+        study.table_path("photos").unlink()
+        run(study, server, per_class=2)
+        assert not collect(study, folder, Progress()).fresh
+        assert sources(study) == {"folder": 3, "inaturalist": 2}
         assert run(study, server, per_class=2).fresh
 
 

@@ -218,6 +218,18 @@ def test_a_run_replaces_only_the_rows_of_its_own_source(workspace: Workspace):
     assert workspace.begin(again).fresh
 
 
+def test_rows_that_went_with_a_removed_table_are_made_again_by_their_source(workspace: Workspace):
+    jobs = {name: job(table="photos", source=name) for name in ("folder", "inaturalist")}
+    for name, union in jobs.items():
+        workspace.begin(union).commit(from_rows([photo(f"{name}:a", name)], PHOTOS.schema))
+    assert all(workspace.begin(union).fresh for union in jobs.values())
+    workspace.table_path("photos").unlink()
+    rows = from_rows([photo("inaturalist:a", "inaturalist")], PHOTOS.schema)
+    workspace.begin(jobs["inaturalist"]).commit(rows)
+    assert workspace.begin(jobs["inaturalist"]).fresh
+    assert not workspace.begin(jobs["folder"]).fresh
+
+
 def test_a_commit_leaves_the_batches_of_other_sources_alone(workspace: Workspace):
     def union(source: str, listing: str) -> Job:
         return job(table="photos", stage="collect", source=source, inputs={"listing": listing})

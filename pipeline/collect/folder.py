@@ -293,7 +293,7 @@ def collect_folder(
         photos = _to_try_again(photos, ready)
         if not photos:
             return _outcome(workspace, fresh=True)
-        run.start()
+        run = workspace.begin_again(job, ready)
         tried = pa.array([_photo_id(photo) for photo in photos])
         ready = ready.filter(pc.invert(pc.is_in(ready["photo_id"], tried)))
     collect_one = partial(_collect_one, root=listing.root, store=workspace.photos)

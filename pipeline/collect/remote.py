@@ -273,12 +273,9 @@ def _politeness(parameters: CollectParameters) -> Politeness:
     )
 
 
-def _settled(workspace: Workspace, source: str) -> Outcome | None:
-    """The outcome of rows that are there already, unless some failed for a reason that may pass."""
-    own = workspace.read("photos", source)
-    if "transient" in own.column_names and pc.any(own["transient"], min_count=0).as_py():
-        return None
-    return _outcome(own, source, fresh=True)
+def _may_pass(own: pa.Table) -> bool:
+    """Whether some of a source's rows failed for a reason that may pass."""
+    return "transient" in own.column_names and pc.any(own["transient"], min_count=0).as_py()
 
 
 def _asked(
@@ -330,9 +327,10 @@ def collect_remote(
         return dry_run(workspace, classes, parameters, progress)
     run = workspace.begin(_job(workspace, classes, parameters))
     if run.fresh:
-        if (settled := _settled(workspace, parameters.source)) is not None:
-            return settled
-        run.start()
+        own = workspace.read("photos", parameters.source)
+        if not _may_pass(own):
+            return _outcome(own, parameters.source, fresh=True)
+        run = workspace.begin_again(run.job, own)
     rows = run.saved(_fetch(run, classes, parameters, progress))
     run.commit(rows)
     return _outcome(rows, parameters.source, fresh=False)
