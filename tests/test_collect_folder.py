@@ -16,10 +16,22 @@ from conftest import commit_interrupted, save_photo
 from manifests.errors import CapError, UnknownNameError
 from manifests.photos import has_location, inspect_photo, open_image, open_upright
 from manifests.progress import Progress
+from manifests.schema import table_schema
+from manifests.tables import from_rows, write_table
 from manifests.workspace import Workspace
 from pipeline.collect import collect
 from pipeline.dedup.hashing import phash
 from pipeline.parameters import CollectParameters
+
+
+class Notes(Progress):
+    """Remembers what a person was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.told.append(text)
 
 
 def collected(workspace: Workspace, root: Path, **options) -> dict[str, dict]:
@@ -262,6 +274,74 @@ def test_metadata_beside_the_photos_goes_into_their_rows(workspace, animals):
     assert (lion["license"], lion["creator"], lion["creator_id"]) == ("cc-by", "Ann", "7")
     assert lion["observed_at"].isoformat() == "2024-05-01T00:00:00+00:00"
     assert rows["lion/1.jpg"]["license"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    "name", ["lion\\réglisse.jpg", "./lion/réglisse.jpg", "lion/re\u0301glisse.jpg"]
+)
+@pytest.mark.parametrize("file", ["réglisse.jpg", "re\u0301glisse.jpg"])
+def test_metadata_may_spell_a_path_as_other_systems_do(workspace, animals, name, file):
+    save_photo(animals / "lion" / file, 9)
+    text = f"file_name,license\n{name},cc-by\n"
+    (animals / "metadata.csv").write_text(text, encoding="utf-8")
+    rows = collected(workspace, animals)
+    assert rows[f"lion/{file}"]["license"] == "cc-by"
+
+
+def test_rows_of_the_metadata_that_name_no_file_are_said(workspace, animals):
+    (animals / "metadata.csv").write_text(
+        'file_name,license\nlion/0.jpg,cc-by\nlion/9.jpg,cc0\n"lion/3.jpg",cc0\n3.jpg,cc0\n'
+    )
+    notes = Notes()
+    parameters = CollectParameters(root=str(animals), workers=1, per_class=2)
+    collect(workspace, parameters, notes)
+    assert notes.told == [
+        "metadata.csv: 2 rows name no file in a class folder, the first names 'lion/9.jpg'; "
+        "what they say is used for no photo"
+    ]
+
+
+def test_a_creator_known_by_name_only_is_one_person(workspace, animals):
+    (animals / "metadata.csv").write_text(
+        "file_name,creator,creator_id\nlion/0.jpg,Ann,\nlion/1.jpg,Ann,\nlion/2.jpg,Bo,7\n"
+    )
+    rows = collected(workspace, animals)
+    assert [rows[f"lion/{n}.jpg"]["creator_id"] for n in range(4)] == ["Ann", "Ann", "7", None]
+
+
+def test_what_a_link_leads_to_is_looked_at_again_when_it_changes(workspace, animals):
+    target = animals / ".annex" / "object"
+    (animals / "lion" / "linked.jpg").symlink_to(target)
+    assert collected(workspace, animals)["lion/linked.jpg"]["status"] == "failed"
+    for seed in (50, 51):
+        data = save_photo(target, seed, format="JPEG").read_bytes()
+        os.utime(target, (seed, seed))
+        row = collected(workspace, animals)["lion/linked.jpg"]
+        assert row["sha256"] == hashlib.sha256(data).hexdigest()
+    target.unlink()
+    assert collected(workspace, animals)["lion/linked.jpg"]["status"] == "failed"
+
+
+@pytest.mark.parametrize("shut", [".", "metadata.csv"])
+def test_a_root_or_metadata_that_may_not_be_read_is_one_line(workspace, animals, nobody, shut):
+    (animals / "metadata.csv").write_text("file_name,license\n")
+    (animals / shut).chmod(0)
+    with nobody(), pytest.raises(CapError, match="cannot be read: Permission denied"):
+        collected(workspace, animals)
+    (animals / shut).chmod(0o755)
+
+
+def test_the_outcome_tells_of_the_folders_photos_only(workspace, animals):
+    spec = table_schema("photos")
+    other = {"photo_id": "inaturalist:1", "source": "inaturalist", "class_name": "lion"}
+    failed = {**other, "license": "cc0", "status": "failed", "error": "gone"}
+    rows = from_rows([failed], spec.schema)
+    write_table(workspace.table_path("photos"), rows, spec)
+    parameters = CollectParameters(root=str(animals), workers=1)
+    for _ in range(2):
+        outcome = collect(workspace, parameters, Progress())
+        assert (outcome.text, outcome.facts) == ("12 photos", {"total": 12, "ok": 12})
+    assert outcome.fresh
 
 
 def test_a_wrong_licence_in_the_metadata_names_its_line(workspace, animals):

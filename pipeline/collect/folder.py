@@ -3,15 +3,18 @@
 Every file in a class folder becomes a row of `photos`; what is no JPEG, PNG or WebP, or cannot be
 decoded, becomes a failed row with the reason. `ROOT/metadata.csv`, if there is one, tells more of
 the photos: a column `file_name` (the path below ROOT) and any of license, attribution, creator,
-creator_id, observation_id, observed_at, uploaded_at, taxon, taxon_id, taxon_rank and url.
+creator_id (the creator, where that is empty), observation_id, observed_at, uploaded_at, taxon,
+taxon_id, taxon_rank and url.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,7 +27,7 @@ import pyarrow.compute as pc
 from manifests.errors import CapError, PhotoError, UnknownNameError
 from manifests.photos import PhotoStore, inspect_photo, printable
 from manifests.schema import PHOTOS
-from manifests.tables import from_rows
+from manifests.tables import count_by, from_rows
 from manifests.vocabulary import LabelSpace, resolve_license
 from manifests.workspace import Job, Outcome, Workspace, now
 from pipeline.engine import LocalEngine
@@ -65,11 +68,16 @@ class Photo:
 
 @dataclass(frozen=True)
 class Listing:
-    """The photos of a folder in order of their ids, and a digest that changes when any does."""
+    """The photos of a folder in order of their ids, and a digest that changes when any does.
+
+    `names` are those of all files in the class folders, also beyond the photos asked for, as
+    `metadata.csv` may spell them.
+    """
 
     root: Path
     photos: tuple[Photo, ...]
     digest: str
+    names: frozenset[str]
 
 
 def _class_folders(root: Path, labels: LabelSpace) -> dict[int, list[Path]]:
@@ -152,6 +160,28 @@ def _problem_of(link: Path, root: Path) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    """Tell in one line that a folder or file cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        msg = (
+            f"{error.filename or place} cannot be read: {error.strerror or error}; mend this and "
+            "run the same command again"
+        )
+        raise CapError(msg) from error
+
+
+def _state_of(file: Path) -> str:
+    """Size and time of change of a file; of a link also of what it leads to, if that is there."""
+    stats = [file.lstat()]
+    if file.is_symlink():
+        with contextlib.suppress(OSError):
+            stats.append(file.stat())
+    return "\0".join(f"{stat.st_size}\0{stat.st_mtime_ns}" for stat in stats)
+
+
 def list_folder(root: Path, labels: LabelSpace, parameters: CollectParameters) -> Listing:
     """What lies in a folder of class folders.
 
@@ -162,32 +192,39 @@ def list_folder(root: Path, labels: LabelSpace, parameters: CollectParameters) -
     UnknownNameError
         If a folder's name is no class; the nearest names are in the message.
     """
-    if not root.is_dir():
-        msg = f"{root} is no folder; give the folder that holds CLASS_NAME/* with --root"
-        raise CapError(msg)
-    root = root.resolve()
+    with _reading(root):
+        if not root.is_dir():
+            msg = f"{root} is no folder; give the folder that holds CLASS_NAME/* with --root"
+            raise CapError(msg)
+        return _list_photos(root.resolve(), labels, parameters)
+
+
+def _list_photos(root: Path, labels: LabelSpace, parameters: CollectParameters) -> Listing:
     digest = hashlib.sha256()
-    photos = []
+    photos: list[Photo] = []
+    names: set[str] = set()
     for index, folders in _chosen_folders(root, labels, parameters.classes).items():
         files = sorted(pair for folder in folders for pair in _files(folder, root))
+        names.update(_plain(printable(file.relative_to(root).as_posix())) for file, _ in files)
         for file, error in files[: parameters.per_class]:
             relative = printable(file.relative_to(root).as_posix())
             photos.append(
                 Photo(os.fspath(file.relative_to(root)), index, labels.names[index], error)
             )
-            stat = file.lstat()
-            digest.update(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            digest.update(f"{relative}\0{_state_of(file)}\n".encode())
     if not photos:
         msg = f"{root} has no photos in class folders (ROOT/CLASS_NAME/*)"
         raise CapError(msg)
     metadata = root / METADATA
     digest.update(metadata.read_bytes() if metadata.is_file() else b"")
     photos.sort(key=lambda photo: printable(photo.relative))
-    return Listing(root, tuple(photos), digest.hexdigest())
+    return Listing(root, tuple(photos), digest.hexdigest(), frozenset(names))
 
 
 def _metadata_row(row: Mapping[str, str | None], line: int) -> dict[str, Any]:
     described: dict[str, Any] = {name: row.get(name) or None for name in _TEXTS}
+    # A person known by name only is still one person, whose photos depend on each other.
+    described["creator_id"] = described["creator_id"] or described["creator"]
     try:
         described["license"] = resolve_license(row.get("license") or "")
         for name in _TIMES:
@@ -203,27 +240,60 @@ def _metadata_row(row: Mapping[str, str | None], line: int) -> dict[str, Any]:
 
 
 def read_metadata(root: Path) -> dict[str, dict[str, Any]]:
-    """What `ROOT/metadata.csv` says of each file, by path below ROOT; empty without that file.
+    """What `ROOT/metadata.csv` says of each file, by `file_name`; empty without that file.
 
     Raises
     ------
     CapError
-        If it is no table in UTF-8, or a line names a licence that is not known or a time that is
-        not ISO 8601.
+        If it cannot be read or is no table in UTF-8, or a line names a licence that is not known or
+        a time that is not ISO 8601.
     """
     path = root / METADATA
     if not path.is_file():
         return {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
+        with _reading(path), path.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle)
             if "file_name" not in (reader.fieldnames or ()):
                 msg = f"{path} needs a column 'file_name' with paths below {root}"
                 raise CapError(msg)
-            return {row["file_name"]: _metadata_row(row, reader.line_num) for row in reader}
+            return {row["file_name"] or "": _metadata_row(row, reader.line_num) for row in reader}
     except (UnicodeDecodeError, csv.Error) as error:
         msg = f"{path} is no text table in UTF-8 ({error})"
         raise CapError(msg) from error
+
+
+def _plain(name: str) -> str:
+    """A path below ROOT as one program and another would spell it alike."""
+    parts = unicodedata.normalize("NFC", name.replace("\\", "/")).split("/")
+    return "/".join(part for part in parts if part not in {"", "."})
+
+
+def _by_photo(
+    metadata: Mapping[str, dict[str, Any]], listing: Listing
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What the rows of `metadata.csv` say of each photo, by photo_id, and which name no file.
+
+    A row that spells the path otherwise (with backslashes, from `.`, with letters and accents
+    apart) is taken where none names it exactly.
+    """
+    alike = {_plain(name): row for name, row in metadata.items()}
+    described = {}
+    for photo in listing.photos:
+        name = printable(photo.relative)
+        row = metadata.get(name) or alike.get(_plain(name))
+        if row is not None:
+            described[_photo_id(photo)] = row
+    return described, [name for name in metadata if _plain(name) not in listing.names]
+
+
+def _tell_strangers(strangers: list[str], classes: tuple[str, ...], progress: Progress) -> None:
+    """Say how many rows of `metadata.csv` name no file, unless only some classes were listed."""
+    if strangers and not classes:
+        progress.note(
+            f"{METADATA}: {len(strangers)} rows name no file in a class folder, the first names "
+            f"{strangers[0]!r}; what they say is used for no photo"
+        )
 
 
 def _collect_one(photo: Photo, root: Path, store: PhotoStore) -> dict[str, Any]:
@@ -273,7 +343,7 @@ def collect_folder(
         msg = "--refresh and --dry-run are for photos from iNaturalist; a folder is read as it is"
         raise CapError(msg)
     listing = list_folder(Path(parameters.root), workspace.label_space, parameters)
-    metadata = read_metadata(listing.root)
+    described, strangers = _by_photo(read_metadata(listing.root), listing)
     job = Job(
         table="photos",
         stage="collect",
@@ -292,21 +362,23 @@ def collect_folder(
         ready = workspace.read("photos", "folder")
         photos = _to_try_again(photos, ready)
         if not photos:
-            return _outcome(workspace, fresh=True)
+            return _outcome(ready, fresh=True)
         run = workspace.begin_again(job, ready)
         tried = pa.array([_photo_id(photo) for photo in photos])
         ready = ready.filter(pc.invert(pc.is_in(ready["photo_id"], tried)))
+    _tell_strangers(strangers, parameters.classes, progress)
     collect_one = partial(_collect_one, root=listing.root, store=workspace.photos)
     with LocalEngine(parameters.workers) as engine:
         for index, batch in run.batches(photos, _BATCH, progress):
             columns = engine.map(collect_one, batch)
             rows = [
-                _row(photo, found, metadata.get(printable(photo.relative), {}))
+                _row(photo, found, described.get(_photo_id(photo), {}))
                 for photo, found in zip(batch, columns, strict=True)
             ]
             run.save(index, from_rows(rows, PHOTOS.schema))
-    run.commit(run.saved(ready))
-    return _outcome(workspace, fresh=False)
+    own = run.saved(ready)
+    run.commit(own)
+    return _outcome(own, fresh=False)
 
 
 def _to_try_again(photos: tuple[Photo, ...], rows: pa.Table) -> tuple[Photo, ...]:
@@ -317,9 +389,9 @@ def _to_try_again(photos: tuple[Photo, ...], rows: pa.Table) -> tuple[Photo, ...
     return tuple(photo for photo in photos if _photo_id(photo) in failed)
 
 
-def _outcome(workspace: Workspace, *, fresh: bool) -> Outcome:
-    receipt = workspace.receipt("photos")
-    rows = receipt.rows if receipt else {}
+def _outcome(own: pa.Table, *, fresh: bool) -> Outcome:
+    """What there is of the folder, by its rows."""
+    rows = {"total": own.num_rows, **count_by(own, "status")}
     failed = rows.get("failed", 0)
     hint = f", {failed} failed (`cap status --failures` says why)" if failed else ""
     return Outcome("collect", f"{rows.get('ok', 0)} photos{hint}", rows, fresh)
