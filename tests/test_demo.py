@@ -11,7 +11,11 @@ import pytest
 from conftest import cap
 
 from manifests import load_split
+from manifests.errors import CapError
+from manifests.progress import Progress
 from manifests.workspace import Workspace
+from pipeline.demo import render
+from pipeline.demo.run import prepare, serving
 
 
 @pytest.fixture
@@ -83,6 +87,47 @@ def test_the_demo_without_a_shortcut_selects_no_class(tmp_path):
     for group in workspace.read("groups").to_pylist():
         accuracies.setdefault(group["class_name"], []).append(group["accuracy"])
     assert max(max(found) - min(found) for found in accuracies.values()) <= 0.05
+
+
+@pytest.mark.parametrize("name", ["cap.toml", "tags.tsv", "label_space.csv", "animals"])
+def test_a_demo_is_drawn_over_nothing_that_is_not_its_own(tmp_path, name):
+    (tmp_path / name).touch()
+    done = cap("demo", tmp_path, cwd=tmp_path, check=False)
+    assert (done.returncode, list(tmp_path.iterdir())) == (1, [tmp_path / name])
+    assert f"has a {name} that is of no demo; name a folder" in done.stderr
+
+
+def test_a_demo_that_was_stopped_while_it_drew_goes_on(tmp_path, monkeypatch):
+    write = render.write_table
+
+    def stop_at_the_last(path: Path, columns, rows) -> None:
+        write(path, columns, rows)
+        if path.name == "label_space.csv":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.demo.run.train", lambda world, folder: None)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.demo.render.write_table", stop_at_the_last)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tmp_path, 1, "none", Progress())
+    assert not (tmp_path / "planted.json").exists()
+    for _ in range(2):
+        prepare(tmp_path, 1, "none", Progress())
+    assert json.loads((tmp_path / "planted.json").read_text())["seed"] == 1
+    assert not (tmp_path / ".drawing").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "missing"),
+    [("", "source"), ('[collect]\nsource = "inaturalist"\n', "api_url")],
+)
+def test_a_demo_whose_recipe_tells_no_source_is_one_line(tmp_path, recipe, missing):
+    (tmp_path / "cap.toml").write_text(recipe)
+    with (
+        pytest.raises(CapError, match=rf"cap\.toml has no {missing} under \[collect\]"),
+        serving(tmp_path, "inaturalist", Progress()),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(("plant", "seed"), [("cake", "0"), ("none", "-1")])

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import hashlib
 import json
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +16,22 @@ import pyarrow.compute as pc
 
 from manifests.errors import CapError
 from manifests.vocabulary import label_space
+from manifests.workspace import Workspace
 from pipeline.demo.render import make_world, render_photos, write_table
 from pipeline.demo.train import train
 from pipeline.recipes import write_recipe
 
 if TYPE_CHECKING:
     from manifests.progress import Progress
-    from manifests.workspace import Workspace
 
 __all__ = ["Finding", "compare", "prepare", "serving", "tell_requests"]
 
 _PHOTOS, _TAGS, _TAGS_BY_DIGEST = "animals", "tags.tsv", "tags-by-digest.tsv"
+_CLASSES = "label_space.csv"
 _REQUESTS = "requests.jsonl"
+
+_DRAWING = ".drawing"
+"""There while the photos are drawn, so that what a stopped demo has left is known as a demo's."""
 
 _FAULT_RATE = 0.02
 """Share of the photos that meets each kind of fault, and of the API's requests."""
@@ -43,21 +46,34 @@ def prepare(folder: Path, seed: int, plant: str, progress: Progress) -> None:
     Raises
     ------
     CapError
-        If the folder holds another demo.
+        If the folder holds another demo, or what is none.
     """
     world = make_world(seed, plant)
-    planted = folder / "planted.json"
+    planted, drawing = folder / "planted.json", folder / _DRAWING
     if planted.is_file():
         made = json.loads(planted.read_text("utf-8"))
         if (made["seed"], made["plant"]) != (seed, plant):
             msg = f"{folder} holds the demo of seed {made['seed']}, {made['plant']}; name another"
             raise CapError(msg)
     else:
+        if not drawing.is_file():
+            _refuse_what_is_no_demo(folder)
         progress.note(f"demo: drawing animals into {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        drawing.touch()
         render_photos(world, folder / _PHOTOS)
+    drawing.unlink(missing_ok=True)
     if not (folder / "toy.safetensors").is_file():
         progress.note("demo: training a tiny CLIP on the toy world (under a minute)")
         train(world, folder)
+
+
+def _refuse_what_is_no_demo(folder: Path) -> None:
+    """See that nothing of a person's own would be overwritten."""
+    for name in ("cap.toml", _TAGS, _CLASSES, _PHOTOS):
+        if (folder / name).exists():
+            msg = f"{folder} has a {name} that is of no demo; name a folder that is not there yet"
+            raise CapError(msg)
 
 
 @contextlib.contextmanager
@@ -70,10 +86,10 @@ def serving(folder: Path, source: str, progress: Progress) -> Iterator[None]:
     Raises
     ------
     CapError
-        If the folder holds a demo with another source, or that address is taken.
+        If the folder holds a demo with another source, its recipe does not tell, or that address is
+        taken.
     """
-    recipe = folder / "cap.toml"
-    known = tomllib.loads(recipe.read_text("utf-8"))["collect"] if recipe.is_file() else None
+    known = _known_source(folder)
     if known is not None and known["source"] != source:
         msg = f"{folder} holds a demo that collects from {known['source']}; name another folder"
         raise CapError(msg)
@@ -90,6 +106,20 @@ def serving(folder: Path, source: str, progress: Progress) -> Iterator[None]:
         yield
 
 
+def _known_source(folder: Path) -> dict[str, Any] | None:
+    """What the recipe tells of the source; None where there is no recipe yet."""
+    recipe = folder / "cap.toml"
+    if not recipe.is_file():
+        return None
+    collect: dict[str, Any] = Workspace(folder).recipe.get("collect", {})
+    needed = ("source", "api_url") if collect.get("source") == "inaturalist" else ("source",)
+    for name in needed:
+        if name not in collect:
+            msg = f"{recipe} has no {name} under [collect]; remove it to let the demo write its own"
+            raise CapError(msg)
+    return collect
+
+
 @contextlib.contextmanager
 def _local_inaturalist(folder: Path, api_url: str | None) -> Iterator[str]:
     from pipeline.demo.server import (
@@ -101,7 +131,7 @@ def _local_inaturalist(folder: Path, api_url: str | None) -> Iterator[str]:
         server_process,
     )
 
-    catalogue = folder_catalogue(folder / _PHOTOS, label_space("label_space.csv", folder))
+    catalogue = folder_catalogue(folder / _PHOTOS, label_space(_CLASSES, folder))
     faults = Faults(
         photo_rates=dict.fromkeys(HEALING_PHOTO_FAULTS, _FAULT_RATE),
         api_rates=dict.fromkeys(API_FAULTS, _FAULT_RATE),
