@@ -19,7 +19,7 @@ from manifests.progress import reason_of
 from manifests.schema import PHOTOS
 from manifests.tables import from_rows, table_digest
 from manifests.vocabulary import allowed_licenses, attribution_text
-from manifests.workspace import Job, Outcome
+from manifests.workspace import Job, Outcome, now
 from pipeline.collect.inaturalist import IDS_PER_REQUEST, license_of, open_api
 
 if TYPE_CHECKING:
@@ -99,6 +99,16 @@ def _ask_tables(
         run.save(index, from_rows(fresh, PHOTOS.schema))
 
 
+def _asked(parameters: CollectParameters) -> str:
+    """Who is asked and which licences count: what a stopped refresh has, another may not use."""
+    licenses = " ".join(sorted(allowed_licenses(parameters.licenses)))
+    if parameters.source == "inaturalist":
+        return f"{parameters.api_url} {now():%Y-%m-%d} {licenses}"
+    from pipeline.collect.open_data import open_data_digest
+
+    return f"{open_data_digest(parameters.tables)} {licenses}"
+
+
 def refresh(workspace: Workspace, parameters: CollectParameters, progress: Progress) -> Outcome:
     """Bring the licences of a source's photos up to date: from the API, or from newer tables.
 
@@ -118,7 +128,7 @@ def refresh(workspace: Workspace, parameters: CollectParameters, progress: Progr
         table="photos",
         stage="collect",
         source=source,
-        step=f"refresh {table_digest(own)}",
+        step=f"refresh {table_digest(own)} {_asked(parameters)}",
         parameters=entry["parameters"],
         inputs=entry["inputs"],
         packages=tuple(receipt.versions),
