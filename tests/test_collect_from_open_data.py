@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
 import pytest
@@ -192,11 +193,62 @@ def test_a_refresh_that_was_stopped_goes_on_after_another_source_took_photos_ove
     assert Counter(study.read("photos")["source"].to_pylist()) == {"inaturalist": 2, "open-data": 3}
 
 
+def test_a_refresh_that_was_stopped_mixes_no_answers_of_other_tables(
+    study, tables, server, monkeypatch
+):
+    run(study, tables, server)
+    monkeypatch.setattr("pipeline.collect.refresh.IDS_PER_REQUEST", 2)
+    with stopping_after_a_batch(monkeypatch), pytest.raises(KeyboardInterrupt):
+        run(study, tables, server, refresh=True)
+    later = [photo(1, 1, code="CC0"), *PHOTOS[1:]]
+    run(study, write_tables(tables, observations=OBSERVATIONS, photos=later), server, refresh=True)
+    assert study.read("photos")["license"].to_pylist() == ["cc0"] + ["cc-by"] * 4
+
+
+def test_a_refresh_that_was_stopped_mixes_no_answers_for_other_licences(
+    study, tables, server, monkeypatch
+):
+    run(study, tables, server)
+    changed = [photo(1, 1, code="CC-BY-ND"), *PHOTOS[1:]]
+    write_tables(tables, observations=OBSERVATIONS, photos=changed)
+    monkeypatch.setattr("pipeline.collect.refresh.IDS_PER_REQUEST", 2)
+    with stopping_after_a_batch(monkeypatch), pytest.raises(KeyboardInterrupt):
+        run(study, tables, server, refresh=True, licenses=("any",))
+    assert run(study, tables, server, refresh=True).facts["not_allowed"] == 1
+
+
+def test_a_refresh_that_was_stopped_asks_the_api_for_all_again_on_another_day(
+    study, server, monkeypatch
+):
+    (study.root / "space.csv").write_text("name,taxon\ntoad,Bufo bufo\n")
+    study = Workspace(study.root)
+    options = {"source": "inaturalist", "api_url": server.api_url, "workers": 1}
+    collect(study, CollectParameters(**options, per_class=3), Progress())
+    monkeypatch.setattr("pipeline.collect.refresh.IDS_PER_REQUEST", 1)
+    again = CollectParameters(**options, refresh=True)
+    asked = []
+    for day in (1, 2):
+        moment = datetime(2026, 1, day, tzinfo=UTC)
+        monkeypatch.setattr("pipeline.collect.refresh.now", lambda moment=moment: moment)
+        before = len(server.log.records)
+        if day == 1:
+            with stopping_after_a_batch(monkeypatch), pytest.raises(KeyboardInterrupt):
+                collect(study, again, Progress())
+        else:
+            collect(study, again, Progress())
+        asked.append(len(server.log.records) - before)
+    assert asked == [1, study.read("photos")["status"].to_pylist().count("ok")]
+
+
 def test_what_is_left_out_is_said(study, tmp_path, server):
     tables = write_tables(
         tmp_path / "odd",
         observations=[*OBSERVATIONS, observation(9, 11, day="2024-01-01\textra")],
-        photos=[*PHOTOS[:2], photo(3, 3, code="WTFPL")],
+        photos=[
+            *PHOTOS[:2],
+            photo(3, 3, code="WTFPL"),
+            *(photo(number, number, observer=1) for number in (4, 5)),
+        ],
     )
     done = cap(
         *("collect", "--source", "open-data", "--tables", tables),
@@ -205,7 +257,8 @@ def test_what_is_left_out_is_said(study, tmp_path, server):
     )
     assert "1 photos left out, whose licence 'WTFPL' is not known here" in done.stderr
     assert "observations.csv.gz: 1 lines could not be read, the first is 7" in done.stderr
-    assert done.stdout == "collect: 2 photos of 1 class\n"
+    assert "lynx: 1 photos left out, so that no observer has more than 5 %" in done.stderr
+    assert done.stdout == "collect: 2 photos of 1 class, 1 failed: 1 not found (404)\n"
 
 
 def test_a_place_without_tables_is_one_line(study, tmp_path, server):

@@ -431,6 +431,15 @@ def test_a_dry_run_tells_counts_and_gigabytes_and_fetches_nothing(study):
     assert study.state("photos") == "missing"
 
 
+def test_a_dry_run_counts_the_photos_of_an_observation(study):
+    with serving(photo_catalogue(5)) as server:
+        plans = [
+            run(study, server, dry_run=True, photos_per_observation=number, per_class=12)
+            for number in (1, 2, 3)
+        ]
+    assert [plan.facts["photos"] for plan in plans] == [5, 10, 12]
+
+
 def changed(row: Observation, license_code: str | None) -> Observation:
     return replace(row, photos=(replace(row.photos[0], license_code=license_code),))
 

@@ -340,6 +340,8 @@ def test_one_observer_has_at_most_the_share_and_the_newest_win(tmp_path):
     )
     found = run(tmp_path, per_class=20, observer_share=0.2).photos
     assert found["creator_id"].to_pylist().count("1") == 4
+    assert not run(tmp_path, per_class=20, observer_share=0.2).left_out
+    assert run(tmp_path, per_class=50, observer_share=0.02).left_out == {0: 18}
     assert {*ids(run(tmp_path, per_class=20, observer_share=0.2))} == {
         *map(str, [59, 58, 57, 56]),
         *map(str, range(14, 30)),

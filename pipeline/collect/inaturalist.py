@@ -30,7 +30,7 @@ from manifests.errors import CapError, FetchError
 from manifests.fetch import USER_AGENT, explained, local_addresses, refusal, retrying
 from manifests.tables import from_rows
 from manifests.vocabulary import License, Taxon, attribution_text, licenses
-from pipeline.collect.listing import LISTING, PER_CLASS, choose_diverse
+from pipeline.collect.listing import LISTING, PER_CLASS, choose_diverse, left_out_text
 
 if TYPE_CHECKING:
     from manifests.workspace import Workspace
@@ -434,9 +434,6 @@ def list_class(
             break
     left_out = len(choose_diverse(candidates, wanted, per_observation, _NO_LIMIT)) - len(chosen)
     if left_out:
-        say(
-            f"{label[1]}: {left_out} photos left out, so that no observer has more than "
-            f"{100 * parameters.observer_share:g} % of the class (--observer-share)"
-        )
+        say(left_out_text(label[1], left_out, parameters.observer_share))
     named = {"class_index": label[0], "class_name": label[1]}
     return from_rows([{**rows[position], **named} for position in chosen], LISTING)

@@ -28,6 +28,7 @@ __all__ = [
     "ListedClass",
     "choose_diverse",
     "chosen_classes",
+    "left_out_text",
     "one_class_each",
     "photos_per_observer",
 ]
@@ -129,6 +130,14 @@ def _take(
         observers[observer] += 1
         chosen.append(position)
     return chosen
+
+
+def left_out_text(class_name: str, count: int, observer_share: float) -> str:
+    """How many photos a class has fewer because no observer may have a larger share, in words."""
+    return (
+        f"{class_name}: {count} photos left out, so that no observer has more than "
+        f"{100 * observer_share:g} % of the class (--observer-share)"
+    )
 
 
 @dataclass(frozen=True)

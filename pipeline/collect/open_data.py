@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,12 +110,16 @@ class OpenDataListing:
         Photos of the classes left out because nobody here knows their licence, by its name.
     unread_lines
         Lines left out because they could not be read, by file name.
+    left_out
+        How many photos a class has fewer because no observer may have a larger share of it, by
+        class index; classes that lack none are not in it.
     """
 
     photos: pa.Table
     unresolved: Mapping[int, tuple[Taxon, ...]]
     unknown_licenses: Mapping[str, int]
     unread_lines: Mapping[str, UnreadLines]
+    left_out: Mapping[int, int]
 
 
 def open_data_digest(place: str) -> str:
@@ -179,10 +184,10 @@ def list_open_data(
         unresolved = _find_taxa(reader, labels, class_indices)
         _find_photos(reader, bounds)
         unknown = _allow_licenses(reader, parameters)
-        chosen = _rank(reader, class_indices, parameters)
-    return OpenDataListing(
-        _listing(chosen, labels, parameters), unresolved, unknown, reader.unread_lines
-    )
+        first = _rank(reader, class_indices, parameters)
+        photos = _listing(first, labels, parameters)
+        left_out = _left_out(reader, photos, class_indices, _at_most(parameters))
+    return OpenDataListing(photos, unresolved, unknown, reader.unread_lines, left_out)
 
 
 def open_data_licenses(
@@ -601,6 +606,27 @@ def _rank(reader: _Reader, class_indices: Sequence[int], parameters: CollectPara
             "size": parameters.size,
         },
     ).to_arrow_table()
+
+
+def _left_out(
+    reader: _Reader, photos: pa.Table, class_indices: Sequence[int], at_most: int
+) -> dict[int, int]:
+    """How many candidates more each class would have, if observers had no limit."""
+    taken = Counter(photos["class_index"].to_pylist())
+    left_out = {}
+    for index in class_indices:
+        if taken[index] == at_most:
+            continue
+        ((there,),) = reader.connection.execute(
+            """
+            SELECT count(DISTINCT photo_id) FROM candidates
+            WHERE taxon_id IN (SELECT taxon_id FROM class_taxa WHERE class_index = $class_index)
+            """,
+            {"class_index": index},
+        ).fetchall()
+        if lacking := min(there, at_most) - taken[index]:
+            left_out[index] = lacking
+    return left_out
 
 
 def _at_most(parameters: CollectParameters) -> int:

@@ -46,6 +46,7 @@ from pipeline.collect.listing import (
     PER_CLASS,
     ListedClass,
     chosen_classes,
+    left_out_text,
     one_class_each,
 )
 from pipeline.collect.refresh import refresh
@@ -175,6 +176,9 @@ def list_open_data_photos(
         for one in classes:
             for taxon in found.unresolved.get(one.index, ()):
                 tell_unresolved(one, taxon, progress)
+            if one.index in found.left_out:
+                count, share = found.left_out[one.index], parameters.observer_share
+                progress.note(left_out_text(one.name, count, share))
         for name, count in found.unknown_licenses.items():
             progress.note(f"{count} photos left out, whose licence {name!r} is not known here")
         for file, lines in found.unread_lines.items():
@@ -218,7 +222,7 @@ def dry_run(
         for one in classes:
             taxa = resolve(api, one, progress)
             there = api.count(Query.of(taxa, allowed, parameters)) if taxa else 0
-            photos = min(there, most)
+            photos = min(there * parameters.photos_per_observation, most)
             gigabytes = round(photos * _typical_bytes(parameters.size) / 1e9, 3)
             rows.append(
                 {"class": one.name, "observations": there, "photos": photos, "GB": gigabytes}
