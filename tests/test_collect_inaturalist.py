@@ -9,6 +9,7 @@ import math
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from manifests.errors import CapError
 from manifests.progress import Progress
 from manifests.workspace import Workspace
 from pipeline.collect import collect
+from pipeline.collect.budget import ByteBudget
 from pipeline.collect.inaturalist import Api, photo_url
 from pipeline.demo.server import (
     API_FAULTS,
@@ -581,6 +583,39 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(study, monkeypatch, module,
         assert len(numbers(study)) == 40
         # Only those that were under way when the disk was full came twice.
         assert sum(asked(server).values()) <= 40 + 4
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    ledger = tmp_path / "cache" / "cap" / "bytes.sqlite"
+    ledger.mkdir(parents=True)
+    with serving(photo_catalogue(2)) as server:
+        with pytest.raises(CapError, match=r"bytes\.sqlite, where bytes are counted, cannot be"):
+            run(study, server)
+        ledger.rmdir()
+        ledger.write_text("no database, and longer than the header of one would have to be" * 9)
+        with pytest.raises(CapError, match="file is not a database"):
+            run(study, server)
+        ledger.unlink()
+        run(study, server)
+        assert set(asked(server).values()) == {1}
+
+
+def test_what_cannot_be_counted_in_the_end_is_one_line(study, monkeypatch):
+    close = ByteBudget.close
+
+    def full(budget):
+        close(budget)
+        msg = "database or disk is full"
+        raise sqlite3.OperationalError(msg)
+
+    with serving(photo_catalogue(2)) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(ByteBudget, "close", full)
+            with pytest.raises(CapError, match=r"cannot be written \(database or disk is full"):
+                run(study, server)
+        run(study, server)
+        assert set(asked(server).values()) == {1}
 
 
 @pytest.mark.parametrize(

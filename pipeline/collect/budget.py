@@ -6,6 +6,7 @@ command that was stopped, or one in another workspace, counts on where this one 
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 import time
@@ -58,19 +59,22 @@ class ByteBudget:
         self._database = sqlite3.connect(
             file, check_same_thread=False, isolation_level=None, timeout=60
         )
-        # Losing the last second to a power cut does no harm; waiting for the disk would.
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = OFF")
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS spent "
-            "(host TEXT, minute INTEGER, bytes INTEGER, PRIMARY KEY (host, minute))"
-        )
+        try:
+            # Losing the last second to a power cut does no harm; waiting for the disk would.
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = OFF")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS spent "
+                "(host TEXT, minute INTEGER, bytes INTEGER, PRIMARY KEY (host, minute))"
+            )
+        except sqlite3.Error:
+            self._database.close()
+            raise
 
     def close(self) -> None:
         """Write down what was spent, and close the database."""
-        with self._lock:
+        with self._lock, contextlib.closing(self._database):
             self._exchange()
-            self._database.close()
 
     def spend(self, count: int) -> None:
         """Count bytes that have arrived."""

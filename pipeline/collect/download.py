@@ -240,10 +240,17 @@ class Downloader:
         self._folder.mkdir(parents=True, exist_ok=True)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._stop.set()
+        failure = None
         for host in self._hosts.values():
-            host.close()
+            try:
+                host.close()
+            except sqlite3.Error as error:
+                failure = error
+        # What ended the fetching is told before what came of it.
+        if failure is not None and kind is None:
+            raise _uncounted(self._politeness.ledger, failure) from failure
 
     def file_of(self, wanted: Wanted) -> Path:
         """Where a photo's bytes wait; whoever has taken them removes the file."""
@@ -257,7 +264,7 @@ class Downloader:
         Raises
         ------
         CapError
-            If bytes cannot be written.
+            If bytes cannot be written, or cannot be counted.
         """
         finished: SimpleQueue[Future[Arrival]] = SimpleQueue()
         under_way = 0
@@ -277,9 +284,20 @@ class Downloader:
     def _submit(self, wanted: Wanted) -> Future[Arrival]:
         name = urlsplit(wanted.url).netloc.rpartition("@")[2]
         if name not in self._hosts:
-            self._hosts[name] = _Host(name, self._politeness, self._stop, self._say)
+            try:
+                self._hosts[name] = _Host(name, self._politeness, self._stop, self._say)
+            except sqlite3.Error as error:
+                raise _uncounted(self._politeness.ledger, error) from error
         host = self._hosts[name]
         return host.pool.submit(host.get, wanted, self.file_of(wanted))
+
+
+def _uncounted(ledger: Path, error: sqlite3.Error) -> CapError:
+    msg = (
+        f"{ledger}, where bytes are counted, cannot be written ({error}); mend this and run the "
+        "same command again"
+    )
+    return CapError(msg)
 
 
 def _result(future: Future[Arrival]) -> Iterator[Arrival]:
