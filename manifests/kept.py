@@ -51,18 +51,32 @@ def check_compared(some: pa.Table, stored: pa.Table, duplicates: pa.Table) -> No
     Raises
     ------
     CapError
-        If some have been collected since, or repeat a photo that is gone.
+        If some have been collected since, perhaps as other bytes under the same id, or repeat a
+        photo that is gone or of which that holds.
     """
-    at = pc.index_in(some["photo_id"], duplicates["photo_id"].combine_chunks())
-    later = at.null_count
-    keepers = duplicates["keeper"].take(at.drop_null())
+    compared = duplicates["photo_id"].combine_chunks()
+    changed = _changed(stored, duplicates)
+    at = pc.index_in(some["photo_id"], compared)
+    later = pc.or_(pc.is_null(at), pc.is_in(some["photo_id"], changed))
+    keepers = duplicates["keeper"].take(at)
     # A keeper that is no photo of ours is one of a reference.
-    ours = pc.is_in(keepers, duplicates["photo_id"].combine_chunks())
-    gone = pc.and_(ours, pc.invert(pc.is_in(keepers, stored["photo_id"].combine_chunks())))
-    orphans = pc.sum(pc.fill_null(gone, False)).as_py() or 0
-    if later or orphans:
+    ours = pc.is_in(keepers, compared)
+    there = pc.is_in(keepers, stored["photo_id"].combine_chunks())
+    orphaned = pc.and_(ours, pc.or_(pc.invert(there), pc.is_in(keepers, changed)))
+    count = pc.sum(pc.or_(later, orphaned), min_count=0).as_py()
+    if count:
         msg = (
-            f"{later + orphans} of {some.num_rows} photos have been collected since duplicates "
+            f"{count} of {some.num_rows} photos have been collected since duplicates "
             "were looked for, or repeat a photo that is gone; run `cap dedup` first"
         )
         raise CapError(msg)
+
+
+def _changed(stored: pa.Table, duplicates: pa.Table) -> pa.Array:
+    """Ids of stored photos whose bytes are not those that were compared."""
+    if "sha256" not in duplicates.column_names:
+        return pa.array([], pa.string())
+    at = pc.index_in(duplicates["photo_id"], stored["photo_id"].combine_chunks())
+    # Of photos that are gone nothing is known, and the filter leaves them out.
+    other = pc.not_equal(duplicates["sha256"], stored["sha256"].take(at))
+    return duplicates["photo_id"].filter(other).combine_chunks()

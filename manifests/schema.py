@@ -150,9 +150,10 @@ DUPLICATES = TableSchema(
                 pa.float32(),
                 "cosine to the keeper in a run's embeddings; null unless it links them",
             ),
+            _column("sha256", pa.string(), "the photo's bytes when it was compared"),
         ]
     ),
-    optional=frozenset({"similarity"}),
+    optional=frozenset({"similarity", "sha256"}),
     choices={"status": ("ok", "failed"), "relation": ("unique", "keeper", "exact", "near")},
 )
 

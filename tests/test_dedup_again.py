@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from conftest import save_photo
 
+from manifests.errors import CapError
+from manifests.kept import check_compared, kept_photos
 from manifests.progress import Progress
 from manifests.schema import PHOTOS
 from manifests.tables import write_table
@@ -112,6 +116,36 @@ def test_a_photo_that_comes_back_and_another_distance_or_reference_hash_nothing(
     assert wide == from_scratch(animals, tmp_path / "scratch", distance=30)
     assert against == from_scratch(animals, tmp_path / "scratch", against=str(reference))
     assert len({whole, wide, against}) == 3
+
+
+def test_a_photo_with_other_bytes_under_its_name_counts_as_not_compared(workspace, animals):
+    shutil.copy(animals / "lion" / "0.jpg", animals / "lion" / "copy.jpg")
+    run(workspace, animals)
+    assert kept_photos(workspace)[0].num_rows == 12
+    duplicates = workspace.read("duplicates")
+    shutil.copy(animals / "lion" / "1.jpg", animals / "lion" / "3.jpg")
+    rows = {row["photo_id"]: row for row in duplicates.to_pylist()}
+    keeper = rows["folder:lion/copy.jpg"]["keeper"].removeprefix("folder:")
+    save_photo(animals / keeper, 77)
+    collect(workspace, CollectParameters(root=str(animals), workers=1), Progress())
+    # Another file, the keeper, and the one that repeats what the keeper was.
+    with pytest.raises(CapError, match=r"^3 of 13 photos .* run `cap dedup` first"):
+        kept_photos(workspace)
+    stored = workspace.read("photos")
+    for name, ill in (("lion/copy.jpg", True), ("lion/3.jpg", True), ("lion/2.jpg", False)):
+        one = stored.filter(pc.equal(stored["photo_id"], f"folder:{name}"))
+        with pytest.raises(CapError, match=r"^1 of 1 photos") if ill else nullcontext():
+            check_compared(one, stored, duplicates)
+    run(workspace, animals)
+    assert kept_photos(workspace)[0].num_rows == 12
+
+
+def test_licences_that_changed_need_no_other_dedup(workspace, animals):
+    run(workspace, animals)
+    lines = "file_name,license\nlion/0.jpg,cc-by\n"
+    (animals / "metadata.csv").write_text(lines)
+    collect(workspace, CollectParameters(root=str(animals), workers=1), Progress())
+    assert kept_photos(workspace)[0].num_rows == 12
 
 
 def test_files_of_a_reference_folder_are_hashed_once(workspace, animals, tmp_path, hashed):

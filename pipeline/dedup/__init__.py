@@ -160,9 +160,10 @@ def _with_keepers(
     made = hashed.filter(pc.equal(hashed["status"], "ok")).select(["photo_id", "phash"])
     candidates = stored.select(facts).join(made, "photo_id", join_type="inner")
     chosen = choose_keepers(candidates, linked, against, near)
-    return hashed.select(["photo_id", "status", "error", "phash"]).join(
-        chosen, "photo_id", join_type="left outer"
+    compared = hashed.select(["photo_id", "status", "error", "phash"]).join(
+        stored.select(["photo_id", "sha256"]), "photo_id", join_type="left outer"
     )
+    return compared.join(chosen, "photo_id", join_type="left outer")
 
 
 def _without(workspace: Workspace, stored: pa.Table, embeddings: Embeddings | None) -> int | None:
