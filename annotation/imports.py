@@ -172,7 +172,7 @@ def _replaced(earlier: Rows, new: Rows) -> _Replaced:
 
 
 def _refuse_namesake(earlier: Rows, new: Rows, name: str) -> None:
-    """Refuse a file of the same name as an earlier one, but with other people's other answers.
+    """Refuse a file of the same name as an earlier one of which no answer is left.
 
     Parameters
     ----------
@@ -186,6 +186,10 @@ def _refuse_namesake(earlier: Rows, new: Rows, name: str) -> None:
     CapError
         If its rows would take the place of theirs.
     """
+    keys = ({tuple(row[k] for k in _KEY) for row in rows} for rows in (earlier, new))
+    if not set.isdisjoint(*keys):
+        # A newer version of the file, which may have lost answers, and people.
+        return
     before, after = ({row["annotator"] for row in rows} for rows in (earlier, new))
     missing = before - after
     if missing:

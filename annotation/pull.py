@@ -235,6 +235,11 @@ def _about_photos(labels: Heard, confirmations: Heard) -> list[str]:
     ):
         if photos:
             again = ", and `cap annotate push` asks again" if photos & labels.unasked else ""
+            if photos is not replaced:
+                again += (
+                    "; where a class was only renamed, write its earlier name into the label "
+                    "space's column `synonyms` and pull again"
+                )
             lines.append(
                 f"{len(photos)} photos {what} ({_first(photos)}); these answers are left out{again}"
             )

@@ -180,13 +180,13 @@ class _Sending:
             mirror.refresh(self.client, project)
         self._remove(mirror, mirror.doubled(self.meant))
         superseded = mirror.superseded(self.photos, self.meant)
-        self._remove(mirror, superseded)
         if superseded:
             self.progress.note(
                 f"annotate push: {len(superseded)} photos that nobody has answered in "
                 f"{project.title!r} are in another class, or other photos, by now; these questions "
                 "are taken back"
             )
+            self._remove(mirror, superseded)
         mirror.in_flight = ()
         mirror.save()
         return mirror

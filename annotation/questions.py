@@ -7,7 +7,7 @@ annotate push` sends; `labelling` makes the one for labels, or for photos in dis
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -196,6 +196,7 @@ def _questions(
     if parameters.suggest is not None and not parameters.adjudicate:
         suggestions = predicted_backgrounds(workspace, parameters.suggest)
     space = workspace.label_space
+    meant = meaning(space)
     have: list[tuple[int, str]] = []
     asked: list[Question] = []
     columns = ["photo_id", "sha256", "path", "class_index", "class_name"]
@@ -210,7 +211,7 @@ def _questions(
         )
         if not wanted:
             continue
-        row["class_name"] = _present_name(space, row)
+        row["class_name"] = _present_name(space, meant, row)
         predicted = suggestions.get(row["photo_id"])
         suggested = predicted
         if draw(parameters.seed, "suggest", row["sha256"]) < parameters.without_suggestion:
@@ -230,8 +231,8 @@ def _lacks_people(label: Mapping[str, Any], people: int) -> bool:
     return bool(label["settled_by"] == "single" and label["annotators"] < people)
 
 
-def _present_name(space: LabelSpace, photo: Mapping[str, Any]) -> str:
-    """What the label space calls a photo's class now.
+def _present_name(space: LabelSpace, meant: Callable[[str], str], photo: Mapping[str, Any]) -> str:
+    """What the label space calls a photo's class now; a name that it does not know stays.
 
     Raises
     ------
@@ -239,15 +240,13 @@ def _present_name(space: LabelSpace, photo: Mapping[str, Any]) -> str:
         If another class has its place by now, whose definition people would read.
     """
     index, name = int(photo["class_index"]), str(photo["class_name"])
-    present = space.names[index] if index < len(space) else None
-    meant = meaning(space)
-    if present is None or (name != present and meant(name) != meant(present)):
+    if space.contradicts(index, name):
         msg = (
             f"{photo['photo_id']} was collected as class {index}, {name!r}; {space.name} has "
             "another there now. Run `cap collect` first"
         )
         raise CapError(msg)
-    return present
+    return meant(name) if meant(name) == space.names[index] else name
 
 
 def _told(answers: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -143,16 +143,14 @@ def misnumbered(rows: pa.Table, labels: LabelSpace, *, exactly: bool) -> list[tu
     labels
         The label space.
     exactly
-        Whether the rows have its own names; else a synonym, or a name that it does not know, is no
+        Whether the rows have names that it knows; else one that it does not know is no
         contradiction.
     """
     classes = rows.group_by(["class_index", "class_name"]).aggregate([])
     found = zip(classes["class_index"].to_pylist(), classes["class_name"].to_pylist(), strict=True)
 
     def other(index: int, name: str) -> bool:
-        if exactly and 0 <= index < len(labels):
-            return labels.names[index] != name
-        return labels.contradicts(index, name)
+        return not labels.calls(index, name) if exactly else labels.contradicts(index, name)
 
     return sorted((index, name) for index, name in found if other(index, name))
 

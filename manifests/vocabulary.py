@@ -149,12 +149,21 @@ class LabelSpace:
         msg = f"no class {text!r} in {self.name}{_nearest(text, spelled)}"
         raise UnknownNameError(msg)
 
-    def contradicts(self, index: int, name: str) -> bool:
-        """Whether a class of this number has another name here; one that is not known may be it."""
+    def calls(self, index: int, name: str) -> bool:
+        """Whether a class of this number has that name here, or one of its other names."""
         if not 0 <= index < len(self.names):
-            return True
-        meant = self._lookup.get(_fold(name), ())
-        return name != self.names[index] and bool(meant) and index not in meant
+            return False
+        own = (self.names[index], self.ids[index], *self.synonyms[index])
+        return name == own[0] or _fold(name) in map(_fold, own)
+
+    def contradicts(self, index: int, name: str) -> bool:
+        """Whether a class of this number cannot have that name: there is none, or it is another's.
+
+        A name that is not known here may be the class's.
+        """
+        if self.calls(index, name):
+            return False
+        return not 0 <= index < len(self.names) or _fold(name) in self._lookup
 
 
 def _reference_taxa() -> dict[int, tuple[Taxon, ...]]:
@@ -213,8 +222,7 @@ _BUILT_IN: Mapping[str, Callable[[], LabelSpace]] = {
     "imagenet1k": _imagenet1k,
     "backgrounds": _backgrounds_space,
 }
-_TAKEN = (*_BUILT_IN, "confusing20", "classes")
-"""Names of what is no file: label spaces, and choices of labels that `cap evaluate` has."""
+"""Label spaces that are no files."""
 
 
 def _label_space_file(path: Path) -> LabelSpace:
@@ -224,7 +232,7 @@ def _label_space_file(path: Path) -> LabelSpace:
         msg = f"cannot read the label space {path}: {error}"
         raise CapError(msg) from error
     built_in = _BUILT_IN.get(found.name)
-    if found.name in _TAKEN and (built_in is None or built_in().digest != found.digest):
+    if built_in is not None and built_in().digest != found.digest:
         msg = (
             f"the label space {path} would be called {found.name}, which is the name of another; "
             "rename the file"

@@ -68,6 +68,8 @@ _WRITERS = {
 _PARTS_AT_MOST = 200
 _NOTE = "job.json"
 """In a run's folder: whose rows it makes, when it began, and how many items its batches have."""
+_COMMITTING = "committing"
+"""In a run's folder: its table is being written."""
 
 Item = TypeVar("Item")
 
@@ -205,12 +207,16 @@ class Run:
         )
 
     def _has_all_rows(self, receipt: Receipt) -> bool:
-        """Whether no row of the source went with a table that was removed, or to another source."""
+        """Whether no row of the source went with a table that was removed, or with a source.
+
+        Those that another source has taken over are there.
+        """
         table, source = self.job.table, self.job.source
         if source is None:
             return True
-        there = self.workspace.read(table, source).num_rows
-        return bool(receipt.sources[source]["rows"] == there)
+        entry = receipt.sources[source]
+        there = self.workspace.read(table, source).num_rows + sum(entry.get("taken", {}).values())
+        return bool(entry["rows"] == there)
 
     def start(self) -> None:
         """Note the time at which the work first began; a resumed run keeps it."""
@@ -299,9 +305,14 @@ class Run:
         """
         workspace, job = self.workspace, self.job
         spec = table_schema(job.table)
-        rows = validate(table if job.source is None else self._with_other_sources(table), spec)
         earlier = workspace.receipt(job.table)
-        sources = dict(earlier.sources) if earlier else {}
+        sources = {name: dict(entry) for name, entry in earlier.sources.items()} if earlier else {}
+        if job.source is not None and workspace.has(job.table):
+            standing = workspace.read(job.table)
+            self._note_taken(sources, standing, table)
+            table = self._with_other_sources(standing, table)
+        rows = validate(table, spec)
+        (self._parts / _COMMITTING).touch()
         # The earlier receipt stays beside the new table until there is a new one: it is not of its
         # rows, and knows what the other sources' were made from.
         write_validated(workspace.table_path(job.table), rows, spec)
@@ -327,10 +338,26 @@ class Run:
             parts.rmdir()
         shutil.rmtree(done)
 
-    def _with_other_sources(self, rows: pa.Table) -> pa.Table:
-        if not self.workspace.has(self.job.table):
-            return rows
-        standing = self.workspace.read(self.job.table)
+    def _note_taken(
+        self, sources: dict[str, dict[str, Any]], standing: pa.Table, rows: pa.Table
+    ) -> None:
+        """Note how many rows this source has from each other, which are then not missing there.
+
+        Once it gives rows up, nothing tells whose they were: then the others miss theirs.
+        """
+        key = list(table_schema(self.job.table).key)
+        mine = pc.equal(standing["source"], self.job.source)
+        keys, wanted = standing.select([*key, "source"]), rows.select(key)
+        given_up = keys.filter(mine).join(wanted, key, join_type="left anti").num_rows
+        shared = keys.filter(pc.invert(mine)).join(wanted, key, join_type="left semi")
+        taken = count_by(shared, "source")
+        for name, entry in sources.items():
+            before = entry.get("taken", {})
+            kept = 0 if given_up else before.get(self.job.source, 0)
+            if name != self.job.source and (before or name in taken):
+                entry["taken"] = {**before, self.job.source: kept + taken.get(name, 0)}
+
+    def _with_other_sources(self, standing: pa.Table, rows: pa.Table) -> pa.Table:
         others = standing.filter(pc.not_equal(standing["source"], self.job.source))
         # What two sources share belongs to the one that asked for it last.
         # Arrow joins no lists, so the keys are joined and the rows taken by their positions.
@@ -351,10 +378,12 @@ class Run:
         }
         if job.source is not None:
             own = count_by(rows, "source").get(job.source, 0)
+            entry = {**plain, **times, "rows": own}
             if job.step is not None and job.source in sources:
                 # Bringing rows up to date brings none back: what was missing is so still.
-                own = sources[job.source]["rows"]
-            sources[job.source] = {**plain, **times, "rows": own}
+                told = sources[job.source]
+                entry |= {name: told[name] for name in ("rows", "taken") if name in told}
+            sources[job.source] = entry
         return Receipt(
             table=job.table,
             stage=job.stage,
@@ -475,9 +504,18 @@ class Workspace:
         receipt = self.receipt(table) if self.has(table) else None
         if receipt is not None and receipt.digest == self.digest(table):
             return "fresh"
-        if self.parts_folder(table).exists():
+        if self._at_work(table):
             return "unfinished"
         return "external" if self.has(table) else "missing"
+
+    def _at_work(self, table: str) -> bool:
+        """Whether a stage has rows of a table that it has not committed as a whole."""
+        parts = self.parts_folder(table)
+        if not parts.exists():
+            return False
+        # Where a union's table is there, what one source has left may be older than it.
+        union = "source" in table_schema(table).schema.names and self.has(table)
+        return not union or any((run / _COMMITTING).exists() for run in parts.iterdir())
 
     def digest(self, table: str) -> str:
         """sha256 of a table's rows, without columns of time."""

@@ -139,7 +139,14 @@ def _check_classes(workspace: Workspace, photos: pa.Table) -> None:
     """
     labels = workspace.label_space
     known = photos.filter(pc.is_valid(photos["class_index"]))
-    others = misnumbered(known, labels, exactly=workspace.state("photos") == "fresh")
+    receipt = workspace.receipt("photos") if workspace.state("photos") == "fresh" else None
+    # Whoever brought other rows may have used names of their own.
+    sources = pa.array(list(receipt.sources) if receipt else [], pa.string())
+    collected = pc.is_in(known["source"], sources)
+    others = [
+        *misnumbered(known.filter(collected), labels, exactly=True),
+        *misnumbered(known.filter(pc.invert(collected)), labels, exactly=False),
+    ]
     if others:
         index, name = others[0]
         msg = (

@@ -141,14 +141,24 @@ def test_a_file_of_the_same_name_does_not_take_the_place_of_another_persons(coll
     assert collected.read("annotations")["annotator"].to_pylist() == ["Ann"]
 
 
-def test_a_file_named_like_anothers_does_not_remove_one_of_its_people(collected, tmp_path):
-    for name in ("both", "ann"):
-        (tmp_path / name).mkdir()
-    rows = "path,background,annotator\nlion/0.jpg,grass,ann\n"
-    tagged(collected, tmp_path / "both" / "tags.csv", rows + "lion/1.jpg,rock,bob\n")
+def test_a_file_that_lacks_a_person_is_another_unless_it_has_answers_of_the_earlier_one(
+    collected, tmp_path
+):
+    tags = tmp_path / "tags.csv"
+    head, ann, bob = (
+        "path,background,annotator\n",
+        "lion/0.jpg,grass,ann\n",
+        "lion/1.jpg,rock,bob\n",
+    )
+    tagged(collected, tags, head + ann + bob)
     with pytest.raises(CapError, match=r"an earlier tags.csv has the answers of bob, which"):
-        tagged(collected, tmp_path / "ann" / "tags.csv", rows)
+        tagged(collected, tags, head + "lion/2.jpg,sky,ann\n")
     assert collected.read("annotations")["annotator"].to_pylist() == ["ann", "bob"]
+    # Bob has taken his answers back.
+    tags.write_text(head + ann)
+    said = import_tags(collected, ImportParameters(file=str(tags)), Progress()).text
+    assert said.endswith("; of the earlier answers 1 fall away and 0 change")
+    assert collected.read("annotations")["annotator"].to_pylist() == ["ann"]
 
 
 def test_tags_without_a_name_are_not_taken_for_those_of_another_folder(collected, tmp_path):

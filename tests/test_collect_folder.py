@@ -304,6 +304,7 @@ def test_rows_of_the_metadata_that_name_no_file_are_said(workspace, animals):
 def test_a_creator_known_by_name_only_is_one_person(workspace, animals):
     (animals / "metadata.csv").write_text(
         "file_name,creator,creator_id\nlion/0.jpg,Ann,\nlion/1.jpg,Ann,\nlion/2.jpg,Bo,7\n"
+        "lion/3.jpg,Unknown,\n"
     )
     rows = collected(workspace, animals)
     assert [rows[f"lion/{n}.jpg"]["creator_id"] for n in range(4)] == ["Ann", "Ann", "7", None]

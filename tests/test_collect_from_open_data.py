@@ -137,7 +137,10 @@ def test_photos_that_another_source_took_over_and_gave_up_are_had_again(study, t
     toads = CollectParameters(**api, per_class=2, classes=("toad",))
     collect(study, toads, Progress())
     assert collect(study, toads, Progress()).fresh
+    # As long as they are there, nobody misses them.
+    assert run(study, tables, server).fresh
     run(study, tables, server, refresh=True)
+    assert run(study, tables, server).fresh
     collect(study, CollectParameters(**api, classes=("newt",)), Progress())
     assert not run(study, tables, server).fresh
     assert study.read("photos").num_rows == 5
@@ -176,6 +179,26 @@ def test_a_collect_that_was_stopped_goes_on_after_another_source(
     assert Counter(study.read("photos")["source"].to_pylist()) == {"inaturalist": 5}
     assert saved
     assert not {int(name.partition(":")[2]) for name in saved} & set(asked)
+
+
+def test_a_photo_that_was_taken_back_while_a_collect_was_stopped_stays_so(
+    study, tables, server, monkeypatch
+):
+    (study.root / "space.csv").write_text("name,taxon\nlynx,Bufo bufo|Lynx lynx\n")
+    study = Workspace(study.root)
+    run(study, tables, server, per_class=2)
+    known = set(study.read("photos")["photo_id"].to_pylist())
+    api = CollectParameters(source="inaturalist", api_url=server.api_url, workers=1)
+    monkeypatch.setattr("pipeline.collect.fetching._BATCH", 2)
+    with stopping_after_a_batch(monkeypatch), pytest.raises(KeyboardInterrupt):
+        collect(study, api, Progress())
+    write_tables(tables, observations=OBSERVATIONS, photos=[])
+    run(study, tables, server, per_class=2, refresh=True)
+    collect(study, api, Progress())
+    rows = {row["photo_id"]: row for row in study.read("photos").to_pylist()}
+    assert len(rows) == 5
+    assert {name for name, row in rows.items() if "gone" in (row["error"] or "")} <= known
+    assert any("gone" in (rows[name]["error"] or "") for name in known)
 
 
 def test_a_refresh_that_was_stopped_goes_on_after_another_source_took_photos_over(

@@ -444,6 +444,8 @@ def test_photos_that_were_collected_over_another_label_space_are_not_judged(
         run(over("ice bear"), spec)
     with pytest.raises(CapError, match=refused):
         run(over("ice bear", "gnu", "otter"), spec)
+    # The same class, spelled otherwise.
+    assert run(over("Ice_Bear", "LION", "otter"), spec)["target_rank"].null_count == 0
     # Of a table from elsewhere, a name that is not known here may be the class's.
     first.receipt_path("photos").unlink()
     assert run(over("ice bear", "gnu", "otter"), spec)["target_rank"].null_count == 0

@@ -252,6 +252,19 @@ def test_a_commit_leaves_the_batches_of_other_sources_alone(workspace: Workspace
     assert not workspace.parts_folder("photos").exists()
 
 
+def test_what_one_source_has_left_does_not_make_an_edited_union_unfinished(workspace: Workspace):
+    def union(source: str) -> Job:
+        return job(table="photos", stage="collect", source=source)
+
+    workspace.begin(union("inaturalist"))
+    run = workspace.begin(union("folder"))
+    run.commit(from_rows([photo("folder:a", "folder")], PHOTOS.schema))
+    assert workspace.state("photos") == "fresh"
+    edited = from_rows([photo("folder:a", "folder") | {"license": "cc-by"}], PHOTOS.schema)
+    write_table(workspace.table_path("photos"), edited, PHOTOS)
+    assert workspace.state("photos") == "external"
+
+
 def test_a_receipt_tells_what_the_table_was_made_from(workspace: Workspace):
     work(workspace.begin(job(seed=3)))
     receipt = json.loads(workspace.receipt_path("duplicates").read_text())

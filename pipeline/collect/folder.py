@@ -51,6 +51,8 @@ _TEXTS = (
     "url",
 )
 _TIMES = ("observed_at", "uploaded_at")
+_NOBODY = {"", "unknown", "anonymous", "none", "n/a", "na", "various", "-"}
+"""What is written for a creator who is not known, in lower case."""
 
 _BATCH = 32
 """Photos per batch: small enough that a kill costs little, large enough to keep workers busy."""
@@ -224,7 +226,8 @@ def _list_photos(root: Path, labels: LabelSpace, parameters: CollectParameters) 
 def _metadata_row(row: Mapping[str, str | None], line: int) -> dict[str, Any]:
     described: dict[str, Any] = {name: row.get(name) or None for name in _TEXTS}
     # A person known by name only is still one person, whose photos depend on each other.
-    described["creator_id"] = described["creator_id"] or described["creator"]
+    if (described["creator"] or "").strip().casefold() not in _NOBODY:
+        described["creator_id"] = described["creator_id"] or described["creator"]
     try:
         described["license"] = resolve_license(row.get("license") or "")
         for name in _TIMES:

@@ -303,11 +303,20 @@ def _asked(
         PHOTOS.schema,
         lambda: known_rows(workspace, listing, source, permanent=run.fresh),
     )
+    ready = _taken_back(ready, known_rows(workspace, listing, source, permanent=True))
     there = pc.is_in(listing["photo_id"], ready["photo_id"].combine_chunks())
     missing = _kept(
         run.folder / "missing.parquet", LISTING, lambda: listing.filter(pc.invert(there))
     )
     return ready, failed, missing
+
+
+def _taken_back(ready: pa.Table, now: pa.Table) -> pa.Table:
+    """Rows that were ready when a run began, those as failed that have failed for good since."""
+    failed = now.filter(pc.equal(now["status"], "failed"))
+    ids = failed["photo_id"].combine_chunks()
+    failed = failed.filter(pc.is_in(ids, ready["photo_id"].combine_chunks()))
+    return pa.concat_tables([ready.filter(pc.invert(pc.is_in(ready["photo_id"], ids))), failed])
 
 
 def _fetch(

@@ -68,6 +68,7 @@ def look(
             "grid": parameters.grid if boxes is None else None,
             "embed": parameters.embed,
             "precision": parameters.precision,
+            **({"boxes": "as far as seen"} if boxes and parameters.embed == "pool" else {}),
         },
         inputs=inputs,
         model=receipt.model,
