@@ -38,6 +38,9 @@ Ints = NDArray[np.int64]
 _Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 
+_ALIKE = 1e-12
+"""Influence of a unit on an accuracy that is none."""
+
 _UNDEFINED_AT_MOST = 0.05
 """Share of resamples that may be undefined: beyond it, they may hold a whole tail."""
 
@@ -154,7 +157,8 @@ def _effective(correct: Bools, groups: Bools, unit: Ints) -> tuple[Floats, Float
     np.add.at(influence, unit, shares)
     np.add.at(in_group, unit, groups)
     members = (in_group > 0).sum(axis=0)
-    alike = ~influence.any(axis=0)
+    # But for rounding, where units with several photos are equally accurate.
+    alike = np.abs(influence).max(axis=0) < _ALIKE
     independent = float((accuracy * (1 - accuracy) / photos).sum())
     effective = members.astype(np.float64)
     if independent > 0:
