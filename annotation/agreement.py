@@ -43,6 +43,7 @@ from annotation.suggestions import (
 )
 from manifests import __version__
 from manifests.errors import CapError
+from manifests.kept import GOING_ON
 from manifests.tables import from_rows, write_bytes
 from manifests.vocabulary import backgrounds
 from manifests.workspace import Outcome
@@ -57,10 +58,6 @@ __all__ = ["Agreement", "Photo", "Report", "agreement", "measure"]
 _DECISIONS = ("keep", "reject")
 
 Answer = Mapping[str, Any]
-
-
-_KEPT = ("unique", "keeper")
-"""Relations of photos that go on from dedup."""
 
 
 @dataclass(frozen=True)
@@ -304,7 +301,7 @@ def _photos(workspace: Workspace) -> dict[str, Photo]:
     dropped: set[str] = set()
     if workspace.has("duplicates"):
         relations = workspace.read("duplicates").select(["photo_id", "relation"]).to_pylist()
-        dropped = {row["photo_id"] for row in relations if row["relation"] not in _KEPT}
+        dropped = {row["photo_id"] for row in relations if row["relation"] not in GOING_ON}
     rows = workspace.read("photos").select(["photo_id", "sha256", "class_name"]).to_pylist()
     return {
         row["photo_id"]: Photo(row["sha256"], row["class_name"], row["photo_id"] not in dropped)

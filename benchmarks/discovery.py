@@ -20,6 +20,7 @@ import click
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
+from search import peak_gb
 
 from pipeline.discover.clustering import cosine_distances
 from pipeline.discover.findings import Bar, Regions, Search, find
@@ -171,9 +172,7 @@ def at_scale(images: int) -> dict[str, float]:
     started = time.perf_counter()
     found = find(regions, Bar(), Search())
     seconds = time.perf_counter() - started
-    # Not `ru_maxrss`, which begins with what the process that started this one held.
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0]) / 2**20
+    peak = peak_gb()
     if found is None:
         msg = "the invented regions cluster"
         raise AssertionError(msg)

@@ -15,7 +15,10 @@ from manifests.errors import CapError
 if TYPE_CHECKING:
     from manifests.workspace import Workspace
 
-__all__ = ["check_compared", "kept_photos"]
+__all__ = ["GOING_ON", "check_compared", "kept_photos"]
+
+GOING_ON = ("unique", "keeper")
+"""Relations, in `duplicates`, of the photos that no other stands for."""
 
 
 def kept_photos(workspace: Workspace) -> tuple[pa.Table, dict[str, str]]:
@@ -33,7 +36,7 @@ def kept_photos(workspace: Workspace) -> tuple[pa.Table, dict[str, str]]:
         duplicates = workspace.read("duplicates")
         inputs["duplicates"] = workspace.digest("duplicates")
         check_compared(stored, stored, duplicates)
-        kept = duplicates.filter(pc.is_in(duplicates["relation"], pa.array(["unique", "keeper"])))
+        kept = duplicates.filter(pc.is_in(duplicates["relation"], pa.array(GOING_ON)))
         stored = stored.filter(pc.is_in(stored["photo_id"], kept["photo_id"].combine_chunks()))
     return stored, inputs
 

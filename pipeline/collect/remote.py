@@ -298,12 +298,15 @@ def _asked(
         make = list_inaturalist if source == "inaturalist" else list_open_data_photos
         listing = make(workspace, run.folder, classes, parameters, progress)
         listing, failed = one_class_each(listing, source)
+    noted = run.folder / "ready.parquet"
+    resumed = noted.exists()
     ready = _kept(
-        run.folder / "ready.parquet",
+        noted,
         PHOTOS.schema,
         lambda: known_rows(workspace, listing, source, permanent=run.fresh),
     )
-    ready = _taken_back(ready, known_rows(workspace, listing, source, permanent=True))
+    if resumed:
+        ready = _taken_back(ready, known_rows(workspace, listing, source, permanent=True))
     there = pc.is_in(listing["photo_id"], ready["photo_id"].combine_chunks())
     missing = _kept(
         run.folder / "missing.parquet", LISTING, lambda: listing.filter(pc.invert(there))

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.errors import CapError, PhotoError
+from manifests.kept import GOING_ON
 from manifests.schema import DUPLICATES
 from manifests.tables import count_by, first_of_content, from_rows, whole
 from manifests.workspace import Job, Outcome
@@ -171,7 +172,7 @@ def _without(workspace: Workspace, stored: pa.Table, embeddings: Embeddings | No
     if embeddings is None:
         return None
     duplicates = workspace.read("duplicates")
-    kept = duplicates.filter(pc.is_in(duplicates["relation"], pa.array(["unique", "keeper"])))
+    kept = duplicates.filter(pc.is_in(duplicates["relation"], pa.array(GOING_ON)))
     seen = stored.filter(pc.is_in(stored["sha256"], embeddings.sha256))
     unseen = pc.invert(pc.is_in(kept["photo_id"], whole(seen["photo_id"])))
     return int(pc.sum(unseen, min_count=0).as_py())

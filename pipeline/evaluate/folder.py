@@ -126,14 +126,8 @@ def _contradicted(index: int, name: str, labels: LabelSpace) -> int | None:
 
     A class may have a name, such as Cardigan, that without an index means another.
     """
-    own = LabelSpace(
-        labels.name, (labels.names[index],), (labels.ids[index],), (labels.synonyms[index],)
-    )
-    return None if _named(name, own) is not None else _named(name, labels)
-
-
-def _named(name: str, labels: LabelSpace) -> int | None:
-    """The one class that a name means, if it does."""
+    if labels.calls(index, name):
+        return None
     try:
         return labels.index_of(name)
     except UnknownNameError:

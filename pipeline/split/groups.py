@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.errors import CapError
-from manifests.kept import check_compared
+from manifests.kept import GOING_ON, check_compared
 from manifests.metrics import wilson
 from manifests.schema import SPLIT
 
@@ -37,7 +37,7 @@ def tagged_photos(photos: pa.Table, duplicates: pa.Table, labels: pa.Table) -> p
     kept = labels.filter(
         pc.and_(pc.equal(labels["decision"], "keep"), pc.is_valid(labels["background"]))
     )
-    unique = duplicates.filter(pc.is_in(duplicates["relation"], pa.array(["unique", "keeper"])))
+    unique = duplicates.filter(pc.is_in(duplicates["relation"], pa.array(GOING_ON)))
     # A million rows of columns that nobody asks for are most of a gigabyte.
     wanted = [name for name in SPLIT.schema.names if name in photos.column_names]
     stored = photos.filter(
